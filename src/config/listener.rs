@@ -1,0 +1,258 @@
+//! `[listeners.<name>]`: as written, and parsed.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{ByteSize, HumanDuration, KeyPath, ListenAddress, Name, Problems, defaults};
+
+/// `[listeners.<name>]`: a bound address with its protocols.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawListener {
+    /// Where it is bound: `"[::]:443"`, `"0.0.0.0:80"`, `":8080"`, `"unix:/run/edge.sock"`. Port 0 takes a free one.
+    pub address: Option<ListenAddress>,
+    /// It speaks TLS. Which certificate and versions is a matter of the site.
+    #[schemars(extend("default" = false))]
+    pub tls: Option<bool>,
+    /// Plain listeners only: also speak HTTP/2 to clients that start with its preface (prior knowledge).
+    #[schemars(extend("default" = false))]
+    pub h2c: Option<bool>,
+    /// What a host that no site has gets: `"refuse"` (the handshake ends, or 421), `"404"`, or `{ site = "shop" }`.
+    #[schemars(extend("default" = "refuse"))]
+    pub unknown_host: Option<RawUnknownHost>,
+    /// Plain listeners only: known hosts of TLS sites are redirected to https.
+    #[schemars(extend("default" = "true where the listener is plain and no site names it"))]
+    pub redirect_to_https: Option<bool>,
+    /// Connections at once; more wait in the accept queue.
+    #[schemars(extend("default" = defaults::CONNECTIONS_PER_LISTENER))]
+    pub max_connections: Option<NonZeroU32>,
+    /// Connections at once from one client address (an IPv6 /64); more are closed at once. Trusted proxies are not counted.
+    #[schemars(extend("default" = "no limit"))]
+    pub max_connections_per_client: Option<NonZeroU32>,
+    /// Requests on one HTTP/1.1 connection; then it is closed.
+    #[schemars(extend("default" = defaults::REQUESTS_PER_CONNECTION))]
+    pub max_requests_per_connection: Option<NonZeroU32>,
+    /// Streams at once on one HTTP/2 connection.
+    #[schemars(extend("default" = defaults::STREAMS_PER_CONNECTION))]
+    pub max_streams: Option<NonZeroU32>,
+    /// The largest request head: 431 over it.
+    #[schemars(extend("default" = defaults::HEAD_SIZE.to_string()))]
+    pub max_head: Option<ByteSize>,
+    /// Header fields of a request: 431 over it.
+    #[schemars(extend("default" = defaults::HEAD_FIELDS))]
+    pub max_fields: Option<NonZeroU32>,
+    /// The longest request target: 414 over it.
+    #[schemars(extend("default" = defaults::URI_SIZE.to_string()))]
+    pub max_uri: Option<ByteSize>,
+    /// Timeouts towards clients.
+    pub timeouts: Option<RawClientTimeouts>,
+}
+
+/// What an unknown host gets, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "\"refuse\", \"404\" or { site = \"…\" }")]
+pub enum RawUnknownHost {
+    /// `"refuse"` or `"404"`.
+    Word(UnknownHostWord),
+    /// A default site.
+    Site(RawDefaultSite),
+}
+
+/// What an unknown host gets, where it is no site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub enum UnknownHostWord {
+    /// The TLS handshake ends with `unrecognized_name`; a request gets 421.
+    #[serde(rename = "refuse")]
+    Refuse,
+    /// 404.
+    #[serde(rename = "404")]
+    NotFound,
+}
+
+/// `{ site = "…" }`.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawDefaultSite {
+    /// The name of the site.
+    pub site: Name,
+}
+
+/// Timeouts towards clients, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawClientTimeouts {
+    /// The TLS handshake.
+    #[schemars(extend("default" = defaults::TLS_HANDSHAKE.to_string()))]
+    pub handshake: Option<HumanDuration>,
+    /// A whole request head, from its first byte: 408 after it.
+    #[schemars(extend("default" = defaults::HEAD_DEADLINE.to_string()))]
+    pub head: Option<HumanDuration>,
+    /// Silence inside a request body.
+    #[schemars(extend("default" = defaults::CLIENT_BODY_IDLE.to_string()))]
+    pub body_idle: Option<HumanDuration>,
+    /// A client that takes no bytes of an answer.
+    #[schemars(extend("default" = defaults::WRITE_STALL.to_string()))]
+    pub write_stall: Option<HumanDuration>,
+    /// A connection without a request, HTTP/1.1 and HTTP/2.
+    #[schemars(extend("default" = defaults::CLIENT_KEEP_ALIVE.to_string()))]
+    pub keep_alive: Option<HumanDuration>,
+}
+
+/// A listener with every default filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Its name.
+    pub name: Name,
+    /// Where it stands in the configuration.
+    pub path: KeyPath,
+    /// Where it is bound.
+    pub address: ListenAddress,
+    /// It speaks TLS.
+    pub tls: bool,
+    /// It speaks HTTP/2 with prior knowledge.
+    pub h2c: bool,
+    /// What an unknown host gets.
+    pub unknown_host: UnknownHost,
+    /// Known hosts of TLS sites are redirected. `None`: where no site names the listener.
+    pub redirect_to_https: Option<bool>,
+    /// Its limits.
+    pub limits: ListenerLimits,
+}
+
+/// What an unknown host gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnknownHost {
+    /// The handshake ends, or 421.
+    Refuse,
+    /// 404.
+    NotFound,
+    /// A site answers.
+    Site(Name),
+}
+
+/// Limits and timeouts of a listener: these change without its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// Connections at once.
+    pub max_connections: u32,
+    /// Connections at once from one client address.
+    pub max_connections_per_client: Option<u32>,
+    /// Requests on one HTTP/1.1 connection.
+    pub max_requests_per_connection: u32,
+    /// Streams at once on one HTTP/2 connection.
+    pub max_streams: u32,
+    /// Bytes of a request head.
+    pub max_head_bytes: u64,
+    /// Fields of a request head.
+    pub max_fields: u32,
+    /// Bytes of a request target.
+    pub max_uri_bytes: u64,
+    /// The TLS handshake.
+    pub handshake: Duration,
+    /// A whole request head.
+    pub head: Duration,
+    /// Silence inside a request body.
+    pub body_idle: Duration,
+    /// A client that takes no bytes.
+    pub write_stall: Duration,
+    /// A connection without a request.
+    pub keep_alive: Duration,
+}
+
+impl RawListener {
+    /// Fills in the defaults and checks what a key alone can't say.
+    pub fn parse(
+        &self,
+        name: &Name,
+        path: &KeyPath,
+        problems: &mut Problems,
+    ) -> Option<ListenerConfig> {
+        let tls = self.tls.unwrap_or(false);
+        if self.address.is_none() {
+            problems
+                .error(path, "the listener has no address")
+                .at_key()
+                .help("add `address = \"[::]:443\"`");
+        }
+        for (key, is_set) in [
+            ("h2c", self.h2c == Some(true)),
+            ("redirect_to_https", self.redirect_to_https == Some(true)),
+        ] {
+            if tls && is_set {
+                problems
+                    .error(
+                        &path.key(key),
+                        format!("`{key}` is for plain listeners; this one speaks TLS"),
+                    )
+                    .at_key();
+            }
+        }
+        let timeouts = self.timeouts.unwrap_or_default();
+        let limits = ListenerLimits {
+            max_connections: self
+                .max_connections
+                .unwrap_or(defaults::CONNECTIONS_PER_LISTENER)
+                .get(),
+            max_connections_per_client: self.max_connections_per_client.map(NonZeroU32::get),
+            max_requests_per_connection: self
+                .max_requests_per_connection
+                .unwrap_or(defaults::REQUESTS_PER_CONNECTION)
+                .get(),
+            max_streams: self.max_streams.unwrap_or(defaults::STREAMS_PER_CONNECTION).get(),
+            max_head_bytes: self.max_head.unwrap_or(defaults::HEAD_SIZE).0,
+            max_fields: self.max_fields.unwrap_or(defaults::HEAD_FIELDS).get(),
+            max_uri_bytes: self.max_uri.unwrap_or(defaults::URI_SIZE).0,
+            handshake: timeouts.handshake.unwrap_or(defaults::TLS_HANDSHAKE).0,
+            head: timeouts.head.unwrap_or(defaults::HEAD_DEADLINE).0,
+            body_idle: timeouts.body_idle.unwrap_or(defaults::CLIENT_BODY_IDLE).0,
+            write_stall: timeouts.write_stall.unwrap_or(defaults::WRITE_STALL).0,
+            keep_alive: timeouts.keep_alive.unwrap_or(defaults::CLIENT_KEEP_ALIVE).0,
+        };
+        for (key, value) in [("max_head", limits.max_head_bytes), ("max_uri", limits.max_uri_bytes)]
+        {
+            // Pingora's own ceiling on a head is 1 MiB: pingora-notes, section 4.
+            if !(256..=(1 << 20)).contains(&value) {
+                problems
+                    .error(&path.key(key), "the limit is out of range")
+                    .help("write a size from 256B to 1MiB");
+            }
+        }
+        if limits.max_fields > 256 {
+            problems
+                .error(&path.key("max_fields"), "the limit is out of range")
+                .help("write a number from 1 to 256");
+        }
+        for (key, value) in [
+            ("handshake", limits.handshake),
+            ("head", limits.head),
+            ("body_idle", limits.body_idle),
+            ("write_stall", limits.write_stall),
+            ("keep_alive", limits.keep_alive),
+        ] {
+            if value.is_zero() {
+                problems
+                    .error(
+                        &path.key("timeouts").key(key),
+                        "a timeout of zero would end every connection",
+                    )
+                    .help("leave the key out for the default");
+            }
+        }
+        Some(ListenerConfig {
+            name: name.clone(),
+            path: path.clone(),
+            address: self.address.clone()?,
+            tls,
+            h2c: self.h2c.unwrap_or(false),
+            unknown_host: match &self.unknown_host {
+                None | Some(RawUnknownHost::Word(UnknownHostWord::Refuse)) => UnknownHost::Refuse,
+                Some(RawUnknownHost::Word(UnknownHostWord::NotFound)) => UnknownHost::NotFound,
+                Some(RawUnknownHost::Site(site)) => UnknownHost::Site(site.site.clone()),
+            },
+            redirect_to_https: self.redirect_to_https,
+            limits,
+        })
+    }
+}

@@ -1,0 +1,57 @@
+//! `[policies.<name>]`: a bundle of one or more kinds of policy.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::headers::{HeadersConfig, RawHeaders};
+use crate::types::{KeyPath, Name, Problems};
+
+/// `[policies.<name>]`, one table a kind.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPolicy {
+    /// Sets, adds and removes headers.
+    pub headers: Option<RawHeaders>,
+}
+
+/// Kinds that the design names and this version does not have. They are refused: a policy that does nothing would let everybody in.
+pub const PLANNED_KINDS: [&str; 14] = [
+    "ip_filter",
+    "request_limits",
+    "cors",
+    "rate_limit",
+    "fault",
+    "client_certificate",
+    "jwt",
+    "api_key",
+    "basic_auth",
+    "oidc",
+    "forward_auth",
+    "authorize",
+    "concurrency",
+    "experiment",
+];
+
+/// A bundle, parsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyConfig {
+    /// Its name.
+    pub name: Name,
+    /// Sets, adds and removes headers.
+    pub headers: Option<HeadersConfig>,
+}
+
+impl RawPolicy {
+    /// Parses every kind of the bundle.
+    pub fn parse(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> PolicyConfig {
+        if self.headers.is_none() {
+            problems
+                .error(path, "the policy does nothing")
+                .help("add a kind, such as `headers = { preset = \"strict\" }`");
+        }
+        PolicyConfig {
+            name: name.clone(),
+            headers: self.headers.as_ref().map(|raw| raw.parse(&path.key("headers"), problems)),
+        }
+    }
+}

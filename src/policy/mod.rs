@@ -1,0 +1,174 @@
+//! Policies: what is done to the requests of a site or route, in one fixed order.
+//!
+//! A policy is one file: its configuration, its pure core, its [`Policy`] impl, its tests. Nothing here sees Pingora's
+//! `Session`; a request is a [`RequestHead`] that borrows Pingora's header.
+//!
+//! The order is [`ORDER`]: it is safe by construction and not configurable. `ip_filter` → `request_limits` → `cors` →
+//! `rate_limit` (by address) → `fault` → `client_certificate`, `jwt`, `api_key`, `basic_auth`, `oidc` → `forward_auth` →
+//! `authorize` → `rate_limit` (by identity) → `concurrency` → `experiment` → `rewrite` → `headers`.
+
+mod config;
+mod headers;
+
+use std::{net::IpAddr, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderName, HeaderValue, StatusCode};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
+pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
+
+/// The kinds of policy that exist, in the order in which they act on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// [`Headers`].
+    Headers,
+}
+
+/// [`Kind`]s in the order in which they act; the way back is the same list from its end.
+pub const ORDER: [Kind; 1] = [Kind::Headers];
+
+/// One thing done to the requests of a site or route.
+pub trait Policy: Send + Sync {
+    /// Decides on a request, before an endpoint is chosen.
+    fn on_request<'a>(
+        &'a self,
+        request: &'a mut RequestHead<'_>,
+        context: &'a mut PolicyContext,
+    ) -> Step<'a>;
+
+    /// Edits the head of every response, ours too, never of a 1xx. Infallible.
+    fn on_response(&self, _response: &mut ResponseHead<'_>, _context: &PolicyContext) {}
+}
+
+/// What a policy says of a request: at once, or later.
+pub enum Step<'a> {
+    /// Known without waiting: no future is boxed.
+    Now(Result<Flow, Denied>),
+    /// Known after waiting for something.
+    Later(BoxFuture<'a, Result<Flow, Denied>>),
+}
+
+/// How a request goes on.
+pub enum Flow {
+    /// To the next policy.
+    Continue,
+    /// It is answered here.
+    Respond(PolicyResponse),
+}
+
+/// An answer that a policy gives itself.
+pub struct PolicyResponse {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, framing excepted.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A refusal: what the client is told. `reason` goes to log and metric only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// A 4xx status, or 503.
+    pub status: StatusCode,
+    /// A constant word for log and metric.
+    pub reason: &'static str,
+}
+
+/// What policies know of a request, and what they leave for later ones.
+#[derive(Clone, Debug)]
+pub struct PolicyContext {
+    /// The client's address, behind trusted proxies too. `None` on a Unix socket without a believed header.
+    pub client: Option<IpAddr>,
+    /// Whether the client speaks TLS to us.
+    pub is_tls: bool,
+}
+
+/// The head of a request: Pingora's, borrowed.
+pub struct RequestHead<'a>(pub &'a mut RequestHeader);
+
+impl RequestHead<'_> {
+    /// Replaces a header.
+    pub fn set_header(&mut self, name: &HeaderName, value: &HeaderValue) {
+        // It can only fail on an invalid name or value; both are valid by their types.
+        let _ = self.0.insert_header(name, value);
+    }
+
+    /// Adds a header beside those of the same name.
+    pub fn add_header(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name, value);
+    }
+
+    /// Removes a header in all its lines.
+    pub fn remove_header(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+}
+
+/// The head of a response: Pingora's, borrowed.
+pub struct ResponseHead<'a>(pub &'a mut ResponseHeader);
+
+impl ResponseHead<'_> {
+    /// Replaces a header.
+    pub fn set_header(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.insert_header(name, value);
+    }
+
+    /// Adds a header beside those of the same name.
+    pub fn add_header(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name, value);
+    }
+
+    /// Removes a header in all its lines.
+    pub fn remove_header(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+}
+
+/// The policies of one route, in [`ORDER`].
+#[derive(Clone, Default)]
+pub struct Chain {
+    policies: Arc<[Arc<dyn Policy>]>,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Chain({})", self.policies.len())
+    }
+}
+
+impl Chain {
+    /// Sorts policies into the one order; those of one kind keep the order in which they are given (the site's first).
+    pub fn new(mut policies: Vec<(Kind, Arc<dyn Policy>)>) -> Self {
+        policies.sort_by_key(|(kind, _)| *kind);
+        Self { policies: policies.into_iter().map(|(_, policy)| policy).collect() }
+    }
+
+    /// Asks each policy in turn, until one answers or refuses.
+    pub async fn on_request(
+        &self,
+        request: &mut RequestHead<'_>,
+        context: &mut PolicyContext,
+    ) -> Result<Flow, Denied> {
+        for policy in self.policies.iter() {
+            let flow = match policy.on_request(request, context) {
+                Step::Now(result) => result?,
+                Step::Later(later) => later.await?,
+            };
+            if let Flow::Respond(_) = flow {
+                return Ok(flow);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+
+    /// Lets each policy edit the response, the last one of the request first.
+    pub fn on_response(&self, response: &mut ResponseHead<'_>, context: &PolicyContext) {
+        for policy in self.policies.iter().rev() {
+            policy.on_response(response, context);
+        }
+    }
+}

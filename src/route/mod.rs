@@ -1,0 +1,12 @@
+//! Routes: from listener, host and path to a site and one of its routes.
+
+mod config;
+pub mod normalise;
+mod template;
+
+pub use config::{
+    Conditions, MAX_RESPOND_FILE_BYTES, PathMatch, RawRedirect, RawRedirectTable, RawRespond,
+    RawRewrite, RawRoute, RawValueMatch, RespondBody, RespondConfig, Rewrite, RouteConfig,
+    TargetConfig, ValueMatch, default_max_body_bytes,
+};
+pub use template::Template;

@@ -1,0 +1,111 @@
+//! `certificate` and `tls` of a site: as written, and parsed.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{KeyPath, Problems};
+
+/// `certificate` of a site, as written. Exactly one of: `acme`, `internal`, `chain` with `key`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCertificate {
+    /// Ordered and renewed by ACME. Until this version can do that, the internal authority's certificate is served.
+    pub acme: Option<bool>,
+    /// Issued by the edge's own authority, made at first start in the state directory.
+    pub internal: Option<bool>,
+    /// A PEM file with the certificate and its intermediates, leaf first. Changes are picked up.
+    pub chain: Option<PathBuf>,
+    /// The PEM file of its private key (PKCS #8, PKCS #1 or SEC 1).
+    pub key: Option<PathBuf>,
+}
+
+/// `tls` of a site, as written.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTls {
+    /// `intermediate` (TLS 1.2 and 1.3) or `modern` (1.3 only); forward secrecy and AEAD in both.
+    #[schemars(extend("default" = "intermediate"))]
+    pub preset: Option<TlsPreset>,
+}
+
+/// A named set of versions and cipher suites.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Deserialize,
+    Serialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsPreset {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Intermediate,
+    /// TLS 1.3 only.
+    Modern,
+}
+
+/// Where a site's certificate comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateSource {
+    /// From an ACME authority; the internal one's until then.
+    Acme,
+    /// From the edge's own authority.
+    Internal,
+    /// From files.
+    Files {
+        /// PEM, leaf first.
+        chain: PathBuf,
+        /// PEM.
+        key: PathBuf,
+    },
+}
+
+/// What a connection's handshake must satisfy. Two sites with an equal one share connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TlsPolicy {
+    /// Versions and cipher suites.
+    pub preset: TlsPreset,
+}
+
+impl RawCertificate {
+    /// Finds the one source that is named. `is_public` tells whether a public authority could certify the site's names.
+    pub fn parse(&self, path: &KeyPath, problems: &mut Problems) -> CertificateSource {
+        let from_files = self.chain.is_some() || self.key.is_some();
+        let named = usize::from(self.acme == Some(true))
+            + usize::from(self.internal == Some(true))
+            + usize::from(from_files);
+        if named != 1 {
+            problems.error(path, "a certificate comes from exactly one source").help(
+                "write { acme = true }, { internal = true } or { chain = \"…\", key = \"…\" }",
+            );
+            return CertificateSource::Internal;
+        }
+        match (&self.chain, &self.key) {
+            (Some(chain), Some(key)) => {
+                CertificateSource::Files { chain: chain.clone(), key: key.clone() }
+            }
+            (Some(_), None) => {
+                problems.error(path, "the certificate chain has no key").help("add `key = \"…\"`");
+                CertificateSource::Internal
+            }
+            (None, Some(_)) => {
+                problems
+                    .error(path, "the key has no certificate chain")
+                    .help("add `chain = \"…\"`");
+                CertificateSource::Internal
+            }
+            (None, None) if self.acme == Some(true) => CertificateSource::Acme,
+            (None, None) => CertificateSource::Internal,
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Every default in one place: the parser takes them from here, and so does the generated reference.
+
+use std::num::NonZeroU32;
+
+use super::{ByteSize, HumanDuration};
+
+macro_rules! number {
+    ($n:literal) => {
+        match NonZeroU32::new($n) {
+            Some(n) => n,
+            None => NonZeroU32::MIN,
+        }
+    };
+}
+
+/// Whole request head, from its first byte.
+pub const HEAD_DEADLINE: HumanDuration = HumanDuration::from_secs(10);
+/// TLS handshake, from accept to its end.
+pub const TLS_HANDSHAKE: HumanDuration = HumanDuration::from_secs(10);
+/// Silence of a client inside a request body.
+pub const CLIENT_BODY_IDLE: HumanDuration = HumanDuration::from_secs(30);
+/// A client that takes no bytes of a response.
+pub const WRITE_STALL: HumanDuration = HumanDuration::from_secs(30);
+/// A client connection without a request.
+pub const CLIENT_KEEP_ALIVE: HumanDuration = HumanDuration::from_secs(75);
+/// Requests on one HTTP/1.1 connection.
+pub const REQUESTS_PER_CONNECTION: NonZeroU32 = number!(1_000);
+/// Streams open at once on one HTTP/2 connection.
+pub const STREAMS_PER_CONNECTION: NonZeroU32 = number!(100);
+/// Connections of one listener.
+pub const CONNECTIONS_PER_LISTENER: NonZeroU32 = number!(50_000);
+/// Request head in all.
+pub const HEAD_SIZE: ByteSize = ByteSize(32 << 10);
+/// Fields of a request head.
+pub const HEAD_FIELDS: NonZeroU32 = number!(100);
+/// Request target (path and query).
+pub const URI_SIZE: ByteSize = ByteSize(8 << 10);
+/// Request body.
+pub const BODY_SIZE: ByteSize = ByteSize(10 << 20);
+
+/// Connecting to an endpoint, TLS included.
+pub const UPSTREAM_CONNECT: HumanDuration = HumanDuration::from_secs(2);
+/// From the request's end to the first byte of the answer.
+pub const UPSTREAM_FIRST_BYTE: HumanDuration = HumanDuration::from_secs(60);
+/// Silence inside an answer.
+pub const UPSTREAM_IDLE: HumanDuration = HumanDuration::from_secs(60);
+/// Silence on a WebSocket, an event stream or a gRPC stream.
+pub const STREAM_IDLE: HumanDuration = HumanDuration::from_secs(3_600);
+/// TCP keep-alive towards endpoints and clients.
+pub const TCP_KEEP_ALIVE: HumanDuration = HumanDuration::from_secs(60);
+/// An unused connection in the pool.
+pub const POOL_IDLE: HumanDuration = HumanDuration::from_secs(30);
+/// Tries of one request, the first included.
+pub const TRIES: NonZeroU32 = number!(2);
+
+/// Between two probes of one endpoint.
+pub const HEALTH_INTERVAL: HumanDuration = HumanDuration::from_secs(5);
+/// One probe.
+pub const HEALTH_TIMEOUT: HumanDuration = HumanDuration::from_secs(2);
+/// Failed probes in a row that take an endpoint out.
+pub const UNHEALTHY_AFTER: NonZeroU32 = number!(3);
+/// Good probes in a row that take it back.
+pub const HEALTHY_AFTER: NonZeroU32 = number!(2);
+/// Share of the interval by which probes are spread, in percent.
+pub const HEALTH_JITTER_PERCENT: u64 = 20;
+
+/// Ending in all, after SIGTERM.
+pub const DRAIN: HumanDuration = HumanDuration::from_secs(25);
+/// Part of the drain in which new connections are still taken while `/ready` says 503.
+pub const LAME_DUCK: HumanDuration = HumanDuration::from_secs(5);
+/// Waiting for the first probe of new endpoints at a reload.
+pub const WARM_UP: HumanDuration = HumanDuration::from_millis(500);
+/// A file must be still for so long before it is read.
+pub const SETTLE: HumanDuration = HumanDuration::from_millis(250);
+/// Looking at the files without an event.
+pub const POLL: HumanDuration = HumanDuration::from_secs(2);
+/// HTTP/1.1 `Retry-After` of a 503 that says no endpoint is healthy.
+pub const RETRY_AFTER: HumanDuration = HumanDuration::from_secs(5);
+
+/// The admin listener.
+pub const ADMIN_ADDRESS: &str = "127.0.0.1:9180";
+/// Port that redirects to TLS name.
+pub const HTTPS_PORT: u16 = 443;
+/// Where state is kept.
+pub const STATE_DIR: &str = "/var/lib/tidegate";
+/// Header that carries the request's id.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";

@@ -1,0 +1,20 @@
+//! Plain values that every layer may use: sizes, durations, addresses, names, problems. No I/O.
+
+mod address;
+mod byte_size;
+mod cidr;
+pub mod defaults;
+mod duration;
+mod host;
+mod name;
+mod problem;
+mod secret;
+
+pub use address::{AddressError, EndpointAddress, ListenAddress};
+pub use byte_size::ByteSize;
+pub use cidr::Cidr;
+pub use duration::HumanDuration;
+pub use host::{HostError, HostPattern};
+pub use name::Name;
+pub use problem::{KeyPath, Problem, Problems, Segment, Severity, did_you_mean};
+pub use secret::{Secret, SecretSource};

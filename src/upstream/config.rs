@@ -1,0 +1,622 @@
+//! `[upstreams.<name>]` and `[upstream_defaults]`: as written, and parsed.
+
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{EndpointAddress, HumanDuration, KeyPath, Name, Problems, defaults};
+
+/// The highest weight of an endpoint.
+const MAX_WEIGHT: u32 = 1_000;
+
+/// `[upstreams.<name>]`: a set of endpoints with one way of balancing, health and TLS.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawUpstream {
+    /// The endpoints: `"10.0.0.11:8080"`, `"app.internal:8080"` (resolved by DNS), `"unix:/run/app.sock"`,
+    /// or `{ address = "10.0.0.11:8080", weight = 2 }`.
+    pub endpoints: Option<Vec<RawEndpoint>>,
+    /// Takes every key that does not stand here from another upstream.
+    pub like: Option<Name>,
+    /// How a request finds its endpoint.
+    #[schemars(extend("default" = "least-conn"))]
+    pub balance: Option<Balance>,
+    /// The protocol spoken to the endpoints.
+    #[schemars(extend("default" = "http1"))]
+    pub protocol: Option<UpstreamProtocol>,
+    /// TLS to the endpoints: `true`, or a table. Verification is on.
+    pub tls: Option<RawUpstreamTls>,
+    /// Active health check: a table, or `false` for none. Without it, endpoints count as healthy.
+    pub health_check: Option<RawHealthCheck>,
+    /// Timeouts towards the endpoints; a route may set its own.
+    pub timeouts: Option<RawTimeouts>,
+    /// When a request is tried again.
+    pub retries: Option<RawRetries>,
+    /// `"keep"` sends the client's Host header on; anything else is sent in its place.
+    #[schemars(extend("default" = "keep"))]
+    pub host: Option<String>,
+    /// How long an unused connection stays in the pool. The endpoint's own `Keep-Alive` header goes before it where it is shorter.
+    #[schemars(extend("default" = defaults::POOL_IDLE.to_string()))]
+    pub pool_idle: Option<HumanDuration>,
+}
+
+/// One endpoint, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(
+    untagged,
+    expecting = "an address such as \"10.0.0.11:8080\", or { address = \"10.0.0.11:8080\", weight = 2 }"
+)]
+pub enum RawEndpoint {
+    /// Only its address.
+    Address(EndpointAddress),
+    /// With more said.
+    Table(RawEndpointTable),
+}
+
+/// One endpoint with its weight.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawEndpointTable {
+    /// Where it is reached.
+    pub address: EndpointAddress,
+    /// Its share of the requests, relative to the others; 0 takes it out. At most 1000.
+    #[serde(default)]
+    #[schemars(extend("default" = 1))]
+    pub weight: Option<u32>,
+}
+
+/// How a request finds its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Each in turn, smoothly by weight, exactly.
+    RoundRobin,
+    /// The one with the fewest requests in flight per weight; ties at random.
+    #[default]
+    LeastConn,
+}
+
+/// The protocol spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: by ALPN with TLS, with prior knowledge (h2c) without.
+    Http2,
+    /// HTTP/2 where ALPN offers it, else HTTP/1.1; needs `tls`.
+    Auto,
+}
+
+/// `tls` of an upstream, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "true, false, or a table with server_name, ca, insecure_skip_verify")]
+pub enum RawUpstreamTls {
+    /// On with verification, or off.
+    Switch(bool),
+    /// On, with more said.
+    Table(RawUpstreamTlsTable),
+}
+
+/// `tls` of an upstream as a table.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawUpstreamTlsTable {
+    /// The name asked for (SNI) and verified. Default: the endpoint's host name, or its address.
+    pub server_name: Option<String>,
+    /// A PEM file of authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Accept any certificate. `check` warns about it.
+    #[schemars(extend("default" = false))]
+    pub insecure_skip_verify: Option<bool>,
+}
+
+/// `health_check`, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "false, or a table such as { path = \"/healthz\" }")]
+pub enum RawHealthCheck {
+    /// `false`: none (an inherited one is dropped). `true`: a TCP connect.
+    Switch(bool),
+    /// A table.
+    Table(RawHealthCheckTable),
+}
+
+/// An active health check.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHealthCheckTable {
+    /// `http` asks for `path`; `tcp` only connects.
+    #[schemars(extend("default" = "http where `path` is set, else tcp"))]
+    pub kind: Option<HealthCheckKind>,
+    /// The path asked for.
+    pub path: Option<String>,
+    /// The Host header of the probe. Default: the endpoint's address.
+    pub host: Option<String>,
+    /// Statuses that are healthy: `"200-399"`, `"200"`, or a list of them.
+    #[schemars(extend("default" = "200-399"))]
+    pub expect_status: Option<RawStatuses>,
+    /// Text that the first 64 KiB of the body must contain.
+    pub expect_body: Option<String>,
+    /// Time between two probes of an endpoint, spread by ± 20 %.
+    #[schemars(extend("default" = defaults::HEALTH_INTERVAL.to_string()))]
+    pub interval: Option<HumanDuration>,
+    /// A probe that has not ended by then has failed.
+    #[schemars(extend("default" = defaults::HEALTH_TIMEOUT.to_string()))]
+    pub timeout: Option<HumanDuration>,
+    /// Good probes in a row that make an unhealthy endpoint healthy.
+    #[schemars(extend("default" = defaults::HEALTHY_AFTER))]
+    pub healthy_after: Option<NonZeroU32>,
+    /// Failed probes in a row that make a healthy endpoint unhealthy. The first probe of an endpoint decides at once.
+    #[schemars(extend("default" = defaults::UNHEALTHY_AFTER))]
+    pub unhealthy_after: Option<NonZeroU32>,
+    /// Another port to probe.
+    pub port: Option<u16>,
+}
+
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthCheckKind {
+    /// Asks for a path.
+    Http,
+    /// Connects (and shakes hands where the upstream has TLS).
+    Tcp,
+}
+
+/// Statuses, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "a status, a range such as \"200-399\", or a list of them")]
+pub enum RawStatuses {
+    /// One status.
+    Code(u16),
+    /// `"200-399"` or `"200"`.
+    Range(String),
+    /// Several of them.
+    List(Vec<RawStatuses>),
+}
+
+/// Timeouts towards endpoints, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTimeouts {
+    /// Connecting, TLS included.
+    #[schemars(extend("default" = defaults::UPSTREAM_CONNECT.to_string()))]
+    pub connect: Option<HumanDuration>,
+    /// From the end of the request to the first byte of the answer: 504 after it.
+    #[schemars(extend("default" = defaults::UPSTREAM_FIRST_BYTE.to_string()))]
+    pub first_byte: Option<HumanDuration>,
+    /// Silence inside an answer.
+    #[schemars(extend("default" = defaults::UPSTREAM_IDLE.to_string()))]
+    pub idle: Option<HumanDuration>,
+    /// Silence on a WebSocket, an event stream or a gRPC stream.
+    #[schemars(extend("default" = defaults::STREAM_IDLE.to_string()))]
+    pub stream_idle: Option<HumanDuration>,
+    /// The whole exchange, all tries together. Not for streams. Default: none.
+    pub total: Option<HumanDuration>,
+}
+
+/// When a request is tried again, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRetries {
+    /// Tries in all, the first included: 1 turns retries off. At most 4.
+    #[schemars(extend("default" = defaults::TRIES))]
+    pub tries: Option<NonZeroU32>,
+}
+
+/// The most tries a request can have.
+pub const MAX_TRIES: u32 = 4;
+
+/// An upstream with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamConfig {
+    /// Its name.
+    pub name: Name,
+    /// Where it stands in the configuration.
+    pub path: KeyPath,
+    /// Its endpoints, none twice.
+    pub endpoints: Vec<EndpointConfig>,
+    /// How a request finds its endpoint.
+    pub balance: Balance,
+    /// The protocol spoken to the endpoints.
+    pub protocol: UpstreamProtocol,
+    /// TLS to the endpoints.
+    pub tls: Option<UpstreamTlsConfig>,
+    /// The active health check.
+    pub health_check: Option<HealthCheckConfig>,
+    /// Timeouts; a route may set its own.
+    pub timeouts: Timeouts,
+    /// Tries in all, 1 to [`MAX_TRIES`].
+    pub tries: u32,
+    /// The Host header sent instead of the client's.
+    pub host: Option<String>,
+    /// How long an unused connection stays in the pool.
+    pub pool_idle: Duration,
+}
+
+/// An endpoint as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointConfig {
+    /// Where it is reached.
+    pub address: EndpointAddress,
+    /// Its share; 0 takes it out.
+    pub weight: u32,
+}
+
+/// TLS to endpoints.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct UpstreamTlsConfig {
+    /// The name asked for and verified, where it is not the endpoint's own.
+    pub server_name: Option<String>,
+    /// A PEM file of authorities to trust.
+    pub ca: Option<PathBuf>,
+    /// Accept any certificate.
+    pub insecure_skip_verify: bool,
+}
+
+/// An active health check with every default filled in. Two equal ones share their probes' state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheckConfig {
+    /// What a probe does.
+    pub kind: HealthCheckKind,
+    /// The path asked for (`http` only).
+    pub path: String,
+    /// The Host header of the probe.
+    pub host: Option<String>,
+    /// Healthy statuses, as inclusive ranges.
+    pub expect_status: Vec<(u16, u16)>,
+    /// Text the body must contain.
+    pub expect_body: Option<String>,
+    /// Between two probes.
+    pub interval: Duration,
+    /// Of one probe.
+    pub timeout: Duration,
+    /// Good probes in a row.
+    pub healthy_after: u32,
+    /// Failed probes in a row.
+    pub unhealthy_after: u32,
+    /// Another port to probe.
+    pub port: Option<u16>,
+}
+
+/// Timeouts towards endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    /// Connecting, TLS included.
+    pub connect: Duration,
+    /// To the first byte of the answer.
+    pub first_byte: Duration,
+    /// Silence inside an answer.
+    pub idle: Duration,
+    /// Silence on a long-lived stream.
+    pub stream_idle: Duration,
+    /// The whole exchange.
+    pub total: Option<Duration>,
+}
+
+impl RawTimeouts {
+    /// This one's values, then `base`'s.
+    pub fn over(self, base: Timeouts) -> Timeouts {
+        Timeouts {
+            connect: self.connect.map_or(base.connect, |d| d.0),
+            first_byte: self.first_byte.map_or(base.first_byte, |d| d.0),
+            idle: self.idle.map_or(base.idle, |d| d.0),
+            stream_idle: self.stream_idle.map_or(base.stream_idle, |d| d.0),
+            total: self.total.map_or(base.total, |d| Some(d.0)),
+        }
+    }
+
+    /// This one's keys, then `base`'s.
+    pub fn or(self, base: Self) -> Self {
+        Self {
+            connect: self.connect.or(base.connect),
+            first_byte: self.first_byte.or(base.first_byte),
+            idle: self.idle.or(base.idle),
+            stream_idle: self.stream_idle.or(base.stream_idle),
+            total: self.total.or(base.total),
+        }
+    }
+
+    /// Reports zero durations, which would end every request.
+    pub fn check(self, path: &KeyPath, problems: &mut Problems) {
+        let all = [
+            ("connect", self.connect),
+            ("first_byte", self.first_byte),
+            ("idle", self.idle),
+            ("stream_idle", self.stream_idle),
+            ("total", self.total),
+        ];
+        for (key, value) in all {
+            if value.is_some_and(|d| d.0.is_zero()) {
+                problems
+                    .error(&path.key(key), "a timeout of zero would end every request")
+                    .help("leave the key out for the default");
+            }
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: defaults::UPSTREAM_CONNECT.0,
+            first_byte: defaults::UPSTREAM_FIRST_BYTE.0,
+            idle: defaults::UPSTREAM_IDLE.0,
+            stream_idle: defaults::STREAM_IDLE.0,
+            total: None,
+        }
+    }
+}
+
+impl RawUpstream {
+    /// This one's keys, then `base`'s; what is written in tables is taken key by key.
+    /// `endpoints` is inherited only where `with_endpoints` (by `like`, not from the defaults).
+    pub fn or(&self, base: &Self, with_endpoints: bool) -> Self {
+        let inherited = if with_endpoints { base.endpoints.clone() } else { None };
+        Self {
+            endpoints: self.endpoints.clone().or(inherited),
+            like: self.like.clone(),
+            balance: self.balance.or(base.balance),
+            protocol: self.protocol.or(base.protocol),
+            tls: match (&self.tls, &base.tls) {
+                (Some(RawUpstreamTls::Table(mine)), Some(RawUpstreamTls::Table(theirs))) => {
+                    Some(RawUpstreamTls::Table(mine.or(theirs)))
+                }
+                (mine, theirs) => mine.clone().or_else(|| theirs.clone()),
+            },
+            health_check: match (&self.health_check, &base.health_check) {
+                (Some(RawHealthCheck::Table(mine)), Some(RawHealthCheck::Table(theirs))) => {
+                    Some(RawHealthCheck::Table(mine.or(theirs)))
+                }
+                (mine, theirs) => mine.clone().or_else(|| theirs.clone()),
+            },
+            timeouts: match (self.timeouts, base.timeouts) {
+                (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
+                (mine, theirs) => mine.or(theirs),
+            },
+            retries: self.retries.or(base.retries),
+            host: self.host.clone().or_else(|| base.host.clone()),
+            pool_idle: self.pool_idle.or(base.pool_idle),
+        }
+    }
+
+    /// Fills in the defaults and checks what a key alone can't say.
+    /// `self` already holds what `like` and `upstream_defaults` give; `path` is where problems point to.
+    pub fn parse(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> UpstreamConfig {
+        let endpoints = self.parse_endpoints(path, problems);
+        let tls = self.parse_tls(path, problems);
+        let protocol = self.protocol.unwrap_or_default();
+        if protocol == UpstreamProtocol::Auto && tls.is_none() {
+            problems
+                .error(&path.key("protocol"), "`auto` chooses by ALPN, which needs TLS")
+                .help("add `tls = true`, or write \"http1\" or \"http2\"");
+        }
+        let timeouts = self.timeouts.unwrap_or_default();
+        timeouts.check(&path.key("timeouts"), problems);
+        let tries = self.retries.and_then(|r| r.tries).unwrap_or(defaults::TRIES).get();
+        if tries > MAX_TRIES {
+            problems.error(
+                &path.key("retries").key("tries"),
+                format!("{tries} tries are too many; at most {MAX_TRIES}"),
+            );
+        }
+        let host = self.host.clone().filter(|host| host != "keep");
+        if let Some(host) = &host
+            && http::HeaderValue::from_str(host).is_err()
+        {
+            problems
+                .error(&path.key("host"), "this is not a Host header value")
+                .help("write \"keep\" or a host name");
+        }
+        UpstreamConfig {
+            name: name.clone(),
+            path: path.clone(),
+            endpoints,
+            balance: self.balance.unwrap_or_default(),
+            protocol,
+            tls,
+            health_check: self.parse_health_check(path, problems),
+            timeouts: timeouts.over(Timeouts::default()),
+            tries,
+            host,
+            pool_idle: self.pool_idle.unwrap_or(defaults::POOL_IDLE).0,
+        }
+    }
+
+    fn parse_endpoints(&self, path: &KeyPath, problems: &mut Problems) -> Vec<EndpointConfig> {
+        let path = path.key("endpoints");
+        let Some(raw) = &self.endpoints else {
+            problems
+                .error(&path.parent().unwrap_or_default(), "no endpoints")
+                .at_key()
+                .help("add `endpoints = [\"10.0.0.11:8080\"]`");
+            return Vec::new();
+        };
+        if raw.is_empty() {
+            problems
+                .error(&path, "the list of endpoints is empty")
+                .help("add an address such as \"10.0.0.11:8080\"");
+        }
+        let mut endpoints: Vec<EndpointConfig> = Vec::with_capacity(raw.len());
+        let mut seen = std::collections::HashMap::new();
+        for (i, endpoint) in raw.iter().enumerate() {
+            let (address, weight) = match endpoint {
+                RawEndpoint::Address(address) => (address.clone(), 1),
+                RawEndpoint::Table(table) => (table.address.clone(), table.weight.unwrap_or(1)),
+            };
+            if weight > MAX_WEIGHT {
+                problems.error(
+                    &path.index(i).key("weight"),
+                    format!("the weight {weight} is over {MAX_WEIGHT}"),
+                );
+            }
+            if let Some(first) = seen.insert(address.clone(), i) {
+                problems
+                    .error(&path.index(i), format!("the endpoint {address} stands here twice"))
+                    .help("give it a weight instead")
+                    .related(path.index(first), "first here");
+                continue;
+            }
+            endpoints.push(EndpointConfig { address, weight });
+        }
+        if !endpoints.is_empty() && endpoints.iter().all(|e| e.weight == 0) {
+            problems.error(&path, "every endpoint has the weight 0, so that none gets a request");
+        }
+        endpoints
+    }
+
+    fn parse_tls(&self, path: &KeyPath, problems: &mut Problems) -> Option<UpstreamTlsConfig> {
+        match self.tls.as_ref()? {
+            RawUpstreamTls::Switch(false) => None,
+            RawUpstreamTls::Switch(true) => Some(UpstreamTlsConfig::default()),
+            RawUpstreamTls::Table(table) => {
+                let insecure_skip_verify = table.insecure_skip_verify.unwrap_or(false);
+                if insecure_skip_verify {
+                    problems
+                        .warning(&path.key("tls").key("insecure_skip_verify"), "any certificate is accepted: whoever answers at the address can read and change the traffic")
+                        .help("name the authority with `ca = \"…\"` instead");
+                }
+                if let Some(name) = &table.server_name
+                    && rustls_pki_types::ServerName::try_from(name.as_str()).is_err()
+                {
+                    problems.error(
+                        &path.key("tls").key("server_name"),
+                        format!("\"{name}\" is not a host name or an address"),
+                    );
+                }
+                Some(UpstreamTlsConfig {
+                    server_name: table.server_name.clone(),
+                    ca: table.ca.clone(),
+                    insecure_skip_verify,
+                })
+            }
+        }
+    }
+
+    fn parse_health_check(
+        &self,
+        path: &KeyPath,
+        problems: &mut Problems,
+    ) -> Option<HealthCheckConfig> {
+        let path = path.key("health_check");
+        let table = match self.health_check.as_ref()? {
+            RawHealthCheck::Switch(false) => return None,
+            RawHealthCheck::Switch(true) => RawHealthCheckTable::default(),
+            RawHealthCheck::Table(table) => table.clone(),
+        };
+        let kind = table.kind.unwrap_or(if table.path.is_some() {
+            HealthCheckKind::Http
+        } else {
+            HealthCheckKind::Tcp
+        });
+        if kind == HealthCheckKind::Tcp {
+            for (key, is_set) in [
+                ("path", table.path.is_some()),
+                ("host", table.host.is_some()),
+                ("expect_status", table.expect_status.is_some()),
+                ("expect_body", table.expect_body.is_some()),
+            ] {
+                if is_set {
+                    problems
+                        .error(
+                            &path.key(key),
+                            format!("a TCP check asks for nothing, so `{key}` has no effect"),
+                        )
+                        .at_key()
+                        .help("write `kind = \"http\"` and a `path`");
+                }
+            }
+        }
+        let url_path = table.path.clone().unwrap_or_else(|| "/".to_owned());
+        if !url_path.starts_with('/') || url_path.parse::<http::uri::PathAndQuery>().is_err() {
+            problems
+                .error(&path.key("path"), format!("\"{url_path}\" is not a path"))
+                .help("a path starts with \"/\"");
+        }
+        let mut expect_status = Vec::new();
+        match &table.expect_status {
+            None => expect_status.push((200, 399)),
+            Some(raw) => raw.parse_into(&path.key("expect_status"), &mut expect_status, problems),
+        }
+        let interval = table.interval.unwrap_or(defaults::HEALTH_INTERVAL);
+        let timeout = table.timeout.unwrap_or(defaults::HEALTH_TIMEOUT);
+        if interval.0 < Duration::from_millis(50) {
+            problems.error(
+                &path.key("interval"),
+                format!("probes every {interval} are too many; at least 50ms"),
+            );
+        }
+        if timeout.0.is_zero() {
+            problems.error(&path.key("timeout"), "a timeout of zero fails every probe");
+        }
+        Some(HealthCheckConfig {
+            kind,
+            path: url_path,
+            host: table.host.clone(),
+            expect_status,
+            expect_body: table.expect_body.clone(),
+            interval: interval.0,
+            timeout: timeout.0,
+            healthy_after: table.healthy_after.unwrap_or(defaults::HEALTHY_AFTER).get(),
+            unhealthy_after: table.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER).get(),
+            port: table.port,
+        })
+    }
+}
+
+impl RawUpstreamTlsTable {
+    fn or(&self, base: &Self) -> Self {
+        Self {
+            server_name: self.server_name.clone().or_else(|| base.server_name.clone()),
+            ca: self.ca.clone().or_else(|| base.ca.clone()),
+            insecure_skip_verify: self.insecure_skip_verify.or(base.insecure_skip_verify),
+        }
+    }
+}
+
+impl RawHealthCheckTable {
+    fn or(&self, base: &Self) -> Self {
+        Self {
+            kind: self.kind.or(base.kind),
+            path: self.path.clone().or_else(|| base.path.clone()),
+            host: self.host.clone().or_else(|| base.host.clone()),
+            expect_status: self.expect_status.clone().or_else(|| base.expect_status.clone()),
+            expect_body: self.expect_body.clone().or_else(|| base.expect_body.clone()),
+            interval: self.interval.or(base.interval),
+            timeout: self.timeout.or(base.timeout),
+            healthy_after: self.healthy_after.or(base.healthy_after),
+            unhealthy_after: self.unhealthy_after.or(base.unhealthy_after),
+            port: self.port.or(base.port),
+        }
+    }
+}
+
+impl RawStatuses {
+    fn parse_into(&self, path: &KeyPath, into: &mut Vec<(u16, u16)>, problems: &mut Problems) {
+        let range = match self {
+            Self::Code(code) => Some((*code, *code)),
+            Self::Range(text) => {
+                let (low, high) = text.split_once('-').unwrap_or((text, text));
+                low.trim().parse().ok().zip(high.trim().parse().ok())
+            }
+            Self::List(list) => {
+                for (i, item) in list.iter().enumerate() {
+                    item.parse_into(&path.index(i), into, problems);
+                }
+                return;
+            }
+        };
+        match range {
+            Some((low, high)) if (100..=599).contains(&low) && (low..=599).contains(&high) => {
+                into.push((low, high))
+            }
+            _ => {
+                problems
+                    .error(path, "this is not a status or a range of statuses")
+                    .help("write 200, \"200-399\", or a list of them");
+            }
+        }
+    }
+}
