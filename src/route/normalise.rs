@@ -68,7 +68,7 @@ fn is_normal(path: &[u8], slashes: Slashes) -> bool {
             // A segment that starts with a dot may be a dot segment.
             b'.' => previous == b'/',
             b'/' => previous == b'/' && slashes == Slashes::Merge,
-            _ => byte < 0x21 || byte == 0x7f,
+            _ => !(0x21..0x7f).contains(&byte),
         };
         if suspicious {
             return false;
