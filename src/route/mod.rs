@@ -2,6 +2,7 @@
 
 mod config;
 pub mod normalise;
+mod table;
 mod template;
 
 pub use config::{
@@ -9,4 +10,5 @@ pub use config::{
     RawRewrite, RawRoute, RawValueMatch, RespondBody, RespondConfig, Rewrite, RouteConfig,
     TargetConfig, ValueMatch, default_max_body_bytes,
 };
+pub use table::{Found, HostTable, RequestView, RouteRule, RouteTable, capture};
 pub use template::Template;
