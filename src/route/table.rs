@@ -166,6 +166,16 @@ impl<R> RouteTable<R> {
         Ok(Self { entries, levels })
     }
 
+    /// The same table with other values.
+    pub fn map<S>(self, mut change: impl FnMut(R) -> S) -> RouteTable<S> {
+        let change = |entry: Entry<R>| Entry {
+            conditions: entry.conditions,
+            fall_through: entry.fall_through,
+            route: change(entry.route),
+        };
+        RouteTable { entries: self.entries.into_iter().map(change).collect(), levels: self.levels }
+    }
+
     /// The routes, in no order that matters.
     pub fn routes(&self) -> impl Iterator<Item = &R> {
         self.entries.iter().map(|entry| &entry.route)

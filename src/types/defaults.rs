@@ -83,5 +83,3 @@ pub const ADMIN_ADDRESS: &str = "127.0.0.1:9180";
 pub const HTTPS_PORT: u16 = 443;
 /// Where state is kept.
 pub const STATE_DIR: &str = "/var/lib/tidegate";
-/// Header that carries the request's id.
-pub const REQUEST_ID_HEADER: &str = "x-request-id";

@@ -1,0 +1,336 @@
+//! What happens to a request before it goes anywhere: checked, given its client and id, normalised, matched, let in.
+//!
+//! Place: `early_request_filter` and `request_filter`. Nothing here looks at a body.
+
+use std::{net::IpAddr, sync::Arc};
+
+use http::{Method, StatusCode, Uri, Version, header::CONTENT_LENGTH, header::HOST};
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::{
+    client_address,
+    connection::ConnectionInfo,
+    context::RequestContext,
+    failure::Failure,
+    forward::{X_REQUEST_ID, is_request_id, new_request_id, replace_path},
+    respond,
+};
+use crate::{
+    config::ListenerLimits,
+    policy::{Flow, PolicyContext, RequestHead},
+    route::{Found, RequestView, capture, normalise::normalise},
+    snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},
+};
+
+/// How a request goes on.
+pub(super) enum Arrived {
+    /// To its upstream.
+    Forward,
+    /// It is answered.
+    Answered,
+}
+
+/// The first step: the connection's identity and the listener's limits on this session.
+pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
+    ctx.connection = session.digest().and_then(ConnectionInfo::of).cloned();
+    let Some(connection) = &ctx.connection else { return };
+    connection.request_head_done();
+    let limits = connection.limits();
+    session.set_read_timeout(Some(limits.body_idle));
+    session.set_write_timeout(Some(limits.write_stall));
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(if connection.is_draining() { None } else { Some(limits.keep_alive.as_secs().max(1)) });
+    }
+}
+
+/// Everything up to the choice of an endpoint.
+pub(super) async fn arrive(session: &mut Session, ctx: &mut RequestContext) -> Result<Arrived> {
+    match route(session, ctx) {
+        Ok(Routed::Route(route)) => enter(session, ctx, route).await,
+        Ok(Routed::ToHttps(location)) => {
+            let status = if matches!(session.req_header().method, Method::GET | Method::HEAD) {
+                StatusCode::MOVED_PERMANENTLY
+            } else {
+                StatusCode::PERMANENT_REDIRECT
+            };
+            respond::send_redirect(session, ctx, status, &location).await?;
+            Ok(Arrived::Answered)
+        }
+        Err(failure) => {
+            respond::send_failure(session, ctx, &failure).await?;
+            ctx.failure = Some(failure);
+            Ok(Arrived::Answered)
+        }
+    }
+}
+
+/// Where a request belongs.
+enum Routed {
+    Route(Arc<Route>),
+    /// To the same address with TLS.
+    ToHttps(String),
+}
+
+fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Failure> {
+    let Some(snapshot) = ctx.snapshot.clone() else { return Err(Failure::Internal) };
+    identify(session.req_header(), ctx, &snapshot);
+    ctx.labels.access_log.clone_from(&snapshot.access_log);
+    let host = host_of(session.req_header())?;
+    ctx.host = host.with_port;
+    let Some(connection) = ctx.connection.clone() else { return Err(Failure::Internal) };
+    // A listener that a reload has taken away, on a connection that outlives it.
+    let table = snapshot.listeners.get(&connection.listener).ok_or(Failure::UnknownHost { refuse: true })?;
+    check_head(session.req_header(), &table.limits)?;
+    let path = normalise(session.req_header().uri.path(), snapshot.slashes).map_err(Failure::BadPath)?.into_owned();
+    let site = match table.hosts.find(&host.name) {
+        Some(HostEntry::Site(site)) => site,
+        Some(HostEntry::RedirectToHttps(site)) => {
+            ctx.site = Some(site.clone());
+            return Ok(Routed::ToHttps(https_location(&host.name, &snapshot, &path, session.req_header().uri.query())));
+        }
+        None => match &table.unknown {
+            Unknown::Refuse => return Err(Failure::UnknownHost { refuse: true }),
+            Unknown::NotFound => return Err(Failure::UnknownHost { refuse: false }),
+            Unknown::Site(site) => site,
+        },
+    };
+    ctx.site = Some(site.clone());
+    ctx.labels.site = Some(site.name.clone());
+    ctx.labels.metrics = Some(site.metrics.clone());
+    check_connection(site, &connection)?;
+    if path != session.req_header().uri.path() {
+        replace_path(session.req_header_mut(), &path);
+    }
+    ctx.path = path;
+    let header = session.req_header();
+    let view = RequestView {
+        method: &header.method,
+        path: &ctx.path,
+        query: header.uri.query(),
+        headers: &header.headers,
+        client: ctx.client.address,
+    };
+    match site.routes.find(&view) {
+        Found::Route(route) => Ok(Routed::Route(route.clone())),
+        Found::MethodNotAllowed(methods) => Err(Failure::MethodNotAllowed(methods)),
+        Found::NotFound => Err(Failure::NotFound),
+    }
+}
+
+/// The client and the request's id.
+fn identify(header: &RequestHeader, ctx: &mut RequestContext, snapshot: &Snapshot) {
+    ctx.client = client_address::find(ctx.peer(), &header.headers, &snapshot.trusted_proxies);
+    ctx.policy = PolicyContext { client: ctx.client.address, is_tls: ctx.is_tls() };
+    let given = header.headers.get(X_REQUEST_ID).filter(|value| is_request_id(value));
+    ctx.request_id = given.cloned().unwrap_or_else(new_request_id);
+}
+
+struct Host {
+    /// Lower case, without port and trailing dot; IPv6 in brackets.
+    name: String,
+    /// As the client wrote it.
+    with_port: String,
+}
+
+/// The host that a request asks for (RFC 9112, section 3.2; RFC 9113, section 8.3.1).
+fn host_of(header: &RequestHeader) -> Result<Host, Failure> {
+    let mut lines = header.headers.get_all(HOST).iter();
+    let line = lines.next();
+    if lines.next().is_some() {
+        return Err(Failure::BadHost);
+    }
+    let text = match (header.uri.authority(), line) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(line)) => line.to_str().map_err(|_| Failure::BadHost)?,
+        // HTTP/1.0 may leave it out.
+        (None, None) if header.version < Version::HTTP_11 => "",
+        (None, None) => return Err(Failure::BadHost),
+    };
+    if text.is_empty() {
+        return if header.version < Version::HTTP_11 {
+            Ok(Host { name: String::new(), with_port: String::new() })
+        } else {
+            Err(Failure::BadHost)
+        };
+    }
+    let authority: http::uri::Authority = text.parse().map_err(|_| Failure::BadHost)?;
+    if text.contains('@') || authority.host().is_empty() || (authority.port().is_some() && authority.port_u16().is_none()) {
+        return Err(Failure::BadHost);
+    }
+    let mut name = authority.host().to_ascii_lowercase();
+    if name.ends_with('.') {
+        name.pop();
+    }
+    Ok(Host { name, with_port: text.to_owned() })
+}
+
+/// The listener's limits on a head. The I/O type has refused what is far over them on HTTP/1.1; HTTP/2 is counted here.
+fn check_head(header: &RequestHeader, limits: &ListenerLimits) -> Result<(), Failure> {
+    let uri_bytes = header.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if uri_bytes as u64 > limits.max_uri_bytes {
+        return Err(Failure::UriTooLong);
+    }
+    let bytes: usize = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if header.headers.len() > limits.max_fields as usize || (bytes + uri_bytes) as u64 > limits.max_head_bytes {
+        return Err(Failure::HeadTooLarge);
+    }
+    Ok(())
+}
+
+/// Whether this connection may carry requests for the site.
+fn check_connection(site: &Site, connection: &ConnectionInfo) -> Result<(), Failure> {
+    if site.is_disabled && connection.is_tls {
+        return Err(Failure::SiteDisabled);
+    }
+    if !site.demands_own_policy || !connection.is_tls {
+        return Ok(());
+    }
+    match (&site.tls, &connection.tls_policy) {
+        (Some(tls), Some(policy)) if tls.identity == *policy => Ok(()),
+        _ => Err(Failure::Misdirected),
+    }
+}
+
+fn https_location(host: &str, snapshot: &Snapshot, path: &str, query: Option<&str>) -> String {
+    let port = match snapshot.https_port {
+        443 => String::new(),
+        port => format!(":{port}"),
+    };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    format!("https://{host}{port}{path}{query}")
+}
+
+/// Through the route's policies to its target.
+async fn enter(session: &mut Session, ctx: &mut RequestContext, route: Arc<Route>) -> Result<Arrived> {
+    ctx.labels.route = Some(route.name.clone());
+    ctx.labels.in_flight = Some(route.metrics.started());
+    ctx.labels.metrics = Some(route.metrics.clone());
+    ctx.route = Some(route.clone());
+    let flow = route.chain.on_request(&mut RequestHead(session.req_header_mut()), &mut ctx.policy).await;
+    let failure = match flow {
+        Ok(Flow::Continue) => check_body(session.req_header(), route.max_body_bytes),
+        Ok(Flow::Respond(answer)) => {
+            respond::send_policy(session, ctx, answer).await?;
+            return Ok(Arrived::Answered);
+        }
+        Err(denied) => Some(Failure::Denied(denied)),
+    };
+    if let Some(failure) = failure {
+        respond::send_failure(session, ctx, &failure).await?;
+        ctx.failure = Some(failure);
+        return Ok(Arrived::Answered);
+    }
+    match &route.target {
+        Target::Upstream { index, timeouts } => {
+            ctx.tries.upstream = Some(*index);
+            ctx.tries.timeouts = *timeouts;
+            ctx.tries.is_stream = is_stream(session);
+            to_origin_form(session.req_header_mut());
+            Ok(Arrived::Forward)
+        }
+        Target::Redirect { to, status } => {
+            let location = redirect_location(session.req_header(), ctx, &route, to);
+            respond::send_redirect(session, ctx, *status, &location).await?;
+            Ok(Arrived::Answered)
+        }
+        Target::Respond(answer) => {
+            respond::send_static(session, ctx, answer).await?;
+            Ok(Arrived::Answered)
+        }
+    }
+}
+
+/// A body that is announced as too large is refused before it is read.
+fn check_body(header: &RequestHeader, max_body_bytes: u64) -> Option<Failure> {
+    let announced = header.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
+    (announced > max_body_bytes).then_some(Failure::BodyTooLarge)
+}
+
+/// A WebSocket, an event stream or gRPC: silence on it is no fault, and it has no total time.
+fn is_stream(session: &Session) -> bool {
+    let header = session.req_header();
+    let starts = |name: http::HeaderName, prefix: &str| {
+        header.headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|text| text.starts_with(prefix))
+    };
+    session.is_upgrade_req()
+        || starts(http::header::CONTENT_TYPE, "application/grpc")
+        || starts(http::header::ACCEPT, "text/event-stream")
+}
+
+/// `GET http://host/path` becomes `GET /path`: endpoints see the origin form (RFC 9112, section 3.2.1).
+fn to_origin_form(header: &mut RequestHeader) {
+    if header.version >= Version::HTTP_2 || header.uri.authority().is_none() {
+        return;
+    }
+    if let Some(authority) = header.uri.authority().cloned()
+        && !header.headers.contains_key(HOST)
+    {
+        drop(header.insert_header(HOST, authority.as_str()));
+    }
+    if let Some(target) = header.uri.path_and_query().cloned() {
+        header.set_uri(Uri::from(target));
+    }
+}
+
+fn redirect_location(header: &RequestHeader, ctx: &RequestContext, route: &Route, to: &crate::route::Template) -> String {
+    let query = header.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let scheme = if ctx.is_tls() { "https" } else { "http" };
+    let captured = route.expression.as_ref().map(|regex| capture(regex, &ctx.path));
+    to.fill(|name| match name {
+        "path" => Some(ctx.path.as_str()),
+        "query" => Some(query.as_str()),
+        "host" => Some(ctx.host.as_str()),
+        "scheme" => Some(scheme),
+        name => captured.as_ref().and_then(|captured| captured(name)),
+    })
+}
+
+/// The address of a client for the access log.
+pub(super) fn client_of(ctx: &RequestContext) -> Option<IpAddr> {
+    ctx.client.address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(version: Version, host: Option<&str>, uri: &str) -> RequestHeader {
+        let mut header = RequestHeader::build("GET", b"/", None).unwrap();
+        header.set_version(version);
+        header.set_uri(uri.parse().unwrap());
+        if let Some(host) = host {
+            header.insert_header(HOST, host).unwrap();
+        }
+        header
+    }
+
+    #[test]
+    fn hosts_are_taken_apart() {
+        for (host, name) in [
+            ("Example.COM", "example.com"),
+            ("example.com:8443", "example.com"),
+            ("example.com.", "example.com"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("192.0.2.1", "192.0.2.1"),
+        ] {
+            let found = host_of(&header(Version::HTTP_11, Some(host), "/")).map(|host| host.name);
+            assert_eq!(found.ok().as_deref(), Some(name), "{host}");
+        }
+        assert!(host_of(&header(Version::HTTP_10, None, "/")).is_ok());
+        assert!(host_of(&header(Version::HTTP_11, None, "/")).is_err());
+        for bad in ["", "a b", "user@example.com", "example.com/path", "example.com:99999", "exa\tmple", "a:b:c"] {
+            assert!(host_of(&header(Version::HTTP_11, Some(bad), "/")).is_err(), "{bad:?}");
+        }
+        let absolute = header(Version::HTTP_11, Some("b"), "http://a/x");
+        assert_eq!(host_of(&absolute).ok().map(|host| host.name).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn absolute_form_becomes_origin_form() {
+        let mut absolute = header(Version::HTTP_11, Some("a"), "http://a/x?y=1");
+        to_origin_form(&mut absolute);
+        assert_eq!(absolute.uri.to_string(), "/x?y=1");
+    }
+}

@@ -1,0 +1,131 @@
+//! What the edge remembers of one request.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::HeaderValue;
+
+use super::{client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, watchdog::Watchdog};
+use crate::{
+    policy::PolicyContext,
+    snapshot::{Route, Site, Snapshot},
+    telemetry::{AccessLog, InFlight, RouteMetrics},
+    types::Name,
+    upstream::{Picked, Timeouts, Tried},
+};
+
+/// The state of one request. It takes one snapshot when it is made, and lets it go at the response head: a long stream
+/// then holds only its endpoint and its counters, so that it does not keep a generation alive.
+pub struct RequestContext {
+    /// When its head was complete.
+    pub(super) started: Instant,
+    /// The one generation that it sees.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// Its connection.
+    pub(super) connection: Option<Arc<ConnectionInfo>>,
+    /// The client.
+    pub(super) client: ClientAddress,
+    /// Its id.
+    pub(super) request_id: HeaderValue,
+    /// Where it arrived: site and route.
+    pub(super) site: Option<Arc<Site>>,
+    /// See [`Self::site`].
+    pub(super) route: Option<Arc<Route>>,
+    /// What is left of them after the response head: names and counters.
+    pub(super) labels: Labels,
+    /// Its path, normalised.
+    pub(super) path: String,
+    /// Host and port as the client wrote them.
+    pub(super) host: String,
+    /// What policies know.
+    pub(super) policy: PolicyContext,
+    /// Bytes of its body so far.
+    pub(super) body_bytes: u64,
+    /// The tries so far.
+    pub(super) tries: Tries,
+    /// Why it is not served, where a hook found out.
+    pub(super) failure: Option<Failure>,
+    /// The response that is written or being written is the edge's own.
+    pub(super) is_own_answer: bool,
+    /// The status that the client was sent.
+    pub(super) status: u16,
+}
+
+/// Names and counters of a request, for the time after its snapshot.
+#[derive(Default)]
+pub(super) struct Labels {
+    pub(super) site: Option<Name>,
+    pub(super) route: Option<Name>,
+    pub(super) metrics: Option<Arc<RouteMetrics>>,
+    pub(super) in_flight: Option<InFlight>,
+    pub(super) access_log: Option<Arc<AccessLog>>,
+}
+
+/// The tries of a request on endpoints.
+#[derive(Default)]
+pub(super) struct Tries {
+    /// The upstream, by its place in the snapshot.
+    pub(super) upstream: Option<usize>,
+    /// Timeouts of this route.
+    pub(super) timeouts: Timeouts,
+    /// How many there were.
+    pub(super) count: u32,
+    /// The endpoints that were tried.
+    pub(super) tried: Tried,
+    /// The present one; its in-flight guard ends with the request.
+    pub(super) picked: Option<Picked>,
+    /// When the first try began.
+    pub(super) began: Option<Instant>,
+    /// From then to the first byte of the answer.
+    pub(super) first_byte: Option<Duration>,
+    /// From then to the end of the answer.
+    pub(super) took: Option<Duration>,
+    /// Ends a try that takes too long.
+    pub(super) watchdog: Option<Watchdog>,
+    /// The exchange is a WebSocket, an event stream or gRPC.
+    pub(super) is_stream: bool,
+}
+
+impl RequestContext {
+    /// A new request that sees `snapshot`.
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            started: Instant::now(),
+            snapshot: Some(snapshot),
+            connection: None,
+            client: ClientAddress { address: None, from_trusted: false },
+            request_id: HeaderValue::from_static(""),
+            site: None,
+            route: None,
+            labels: Labels::default(),
+            path: String::new(),
+            host: String::new(),
+            policy: PolicyContext { client: None, is_tls: false },
+            body_bytes: 0,
+            tries: Tries::default(),
+            failure: None,
+            is_own_answer: false,
+            status: 0,
+        }
+    }
+
+    /// The address of the connection's other end.
+    pub(super) fn peer(&self) -> Option<IpAddr> {
+        self.connection.as_ref().and_then(|connection| connection.client).map(|address| address.ip())
+    }
+
+    /// Whether the client speaks TLS to us.
+    pub(super) fn is_tls(&self) -> bool {
+        self.connection.as_ref().is_some_and(|connection| connection.is_tls)
+    }
+
+    /// The response head is on its way: nothing of the configuration is needed any more.
+    pub(super) fn let_go_of_snapshot(&mut self) {
+        self.snapshot = None;
+        self.site = None;
+        self.route = None;
+    }
+}

@@ -1,0 +1,121 @@
+//! The tries of a request: which endpoint, with which timeouts, and whether there is another try.
+//!
+//! Place: `upstream_peer` to `error_while_proxy`. `Pingora`'s `max_retries` is the ceiling of all routes; the upstream's
+//! `tries` is counted here. A try that sent nothing may be repeated with any method; one that sent something only with GET,
+//! HEAD and OPTIONS, while nothing of an answer has gone to the client and the body can be replayed.
+
+use std::time::Instant;
+
+use http::Method;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::{
+    context::RequestContext,
+    failure::Failure,
+    watchdog::{Expired, Watchdog},
+};
+use crate::upstream::{NoEndpoint, UpstreamProtocol};
+
+/// Picks the endpoint of the next try.
+pub(super) fn pick(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    let Some(upstream) = ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index)) else {
+        return Err(fail(ctx, Failure::Internal));
+    };
+    let picked = match upstream.pick(&ctx.tries.tried) {
+        Ok(picked) => picked,
+        Err(NoEndpoint { .. }) => return Err(fail(ctx, Failure::NoHealthyEndpoint)),
+    };
+    // A retry sends the body again from its start.
+    ctx.body_bytes = 0;
+    let tries = &mut ctx.tries;
+    tries.began.get_or_insert_with(Instant::now);
+    tries.count += 1;
+    let mut peer = picked.peer(&tries.timeouts, tries.is_stream);
+    if !tries.is_stream {
+        // Pingora has one timeout for both; where they differ the watchdog keeps the smaller one.
+        peer.options.read_timeout = Some(tries.timeouts.first_byte.max(tries.timeouts.idle));
+    }
+    tries.tried.add(&picked.endpoint);
+    tries.picked = Some(picked);
+    Ok(peer)
+}
+
+fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
+    ctx.failure = Some(failure.clone());
+    failure.into_error()
+}
+
+/// A connection is there: the watchdog starts where this route needs one.
+pub(super) fn connected(socket: std::os::fd::RawFd, ctx: &mut RequestContext) {
+    let tries = &mut ctx.tries;
+    let is_http1 = ctx
+        .snapshot
+        .as_ref()
+        .and_then(|snapshot| snapshot.upstreams.get(tries.upstream?))
+        .is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http1);
+    if is_http1 && !tries.is_stream && Watchdog::is_needed(&tries.timeouts) {
+        let spent = tries.began.map(|began| began.elapsed()).unwrap_or_default();
+        tries.watchdog = Watchdog::start(socket, tries.timeouts, spent);
+    }
+}
+
+/// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
+pub(super) fn connect_failed(ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+    let again = may_try_again(ctx);
+    error.set_retry(again);
+    if again {
+        count_retry(ctx);
+    }
+    error
+}
+
+/// A try failed after the request, or part of it, was sent.
+pub(super) fn try_failed(session: &Session, ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+    let expired = ctx.tries.watchdog.take().and_then(|watchdog| watchdog.expired());
+    if let Some(expired) = expired {
+        ctx.failure = Some(match expired {
+            Expired::Silence => Failure::UpstreamTimeout,
+            Expired::Total => Failure::TotalTimeout,
+        });
+    }
+    let was_reset = matches!(
+        error.etype(),
+        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error | ErrorType::InvalidH2
+    ) && *error.esource() == pingora_error::ErrorSource::Upstream;
+    let is_safe = matches!(session.req_header().method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let nothing_answered = session.response_written().is_none_or(|head| head.status.is_informational());
+    let again = expired.is_none()
+        && was_reset
+        && is_safe
+        && nothing_answered
+        && !session.as_ref().retry_buffer_truncated()
+        && may_try_again(ctx);
+    error.set_retry(again);
+    if again {
+        count_retry(ctx);
+    }
+    error
+}
+
+fn may_try_again(ctx: &RequestContext) -> bool {
+    let limit = ctx
+        .snapshot
+        .as_ref()
+        .and_then(|snapshot| snapshot.upstreams.get(ctx.tries.upstream?))
+        .map_or(1, |upstream| upstream.config().tries);
+    let in_time = match (ctx.tries.timeouts.total, ctx.tries.began) {
+        (Some(total), Some(began)) => began.elapsed() < total,
+        _ => true,
+    };
+    ctx.tries.count < limit && in_time
+}
+
+fn count_retry(ctx: &mut RequestContext) {
+    // The endpoint's in-flight count ends with its try.
+    ctx.tries.picked = None;
+    if let Some(metrics) = &ctx.labels.metrics {
+        metrics.retried();
+    }
+}

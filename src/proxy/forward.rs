@@ -1,0 +1,261 @@
+//! The request as the endpoint sees it: forwarding headers, request id, Host, path.
+//!
+//! Place: once a try, on Pingora's copy of the request (which has lost its hop-by-hop fields already). Forwarding
+//! headers of an untrusted client are replaced, those of a trusted proxy continued (RFC 7239; X-Forwarded-* by custom).
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use http::{HeaderName, HeaderValue, Uri, header::FORWARDED, header::HOST, uri::PathAndQuery};
+use pingora_http::RequestHeader;
+
+use super::client_address::ClientAddress;
+use crate::route::{Rewrite, capture};
+
+/// The client and the proxies before us.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+/// Headers that other proxies use for the client's address; from an untrusted client they are lies.
+const ALIASES: [HeaderName; 4] = [
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("true-client-ip"),
+    HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-forwarded-scheme"),
+];
+/// The request's id, made here or passed on.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What forwarding headers say.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarding<'a> {
+    /// The address of the connection: the hop that is added.
+    pub peer: Option<IpAddr>,
+    /// The client, and whether the peer's own headers are believed.
+    pub client: ClientAddress,
+    /// Whether the client speaks TLS to us.
+    pub is_tls: bool,
+    /// The Host that the client asked for.
+    pub host: &'a str,
+    /// The port that the client connected to.
+    pub port: Option<u16>,
+    /// The request's id.
+    pub request_id: &'a HeaderValue,
+}
+
+/// Writes the forwarding headers and the request id.
+pub fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &Forwarding<'_>) {
+    let proto = if forwarding.is_tls { "https" } else { "http" };
+    if !forwarding.client.from_trusted {
+        for name in &ALIASES {
+            request.remove_header(name);
+        }
+    }
+    let keeps = |request: &RequestHeader, name: &HeaderName| {
+        forwarding.client.from_trusted && request.headers.contains_key(name)
+    };
+    let hop = forwarding.peer.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    let for_list = if keeps(request, &X_FORWARDED_FOR) {
+        joined(request, &X_FORWARDED_FOR, &hop)
+    } else {
+        HeaderValue::from_str(&hop).ok()
+    };
+    set(request, X_FORWARDED_FOR, for_list);
+    if !keeps(request, &X_FORWARDED_PROTO) {
+        set(request, X_FORWARDED_PROTO, Some(HeaderValue::from_static(proto)));
+    }
+    if !keeps(request, &X_FORWARDED_HOST) {
+        set(request, X_FORWARDED_HOST, HeaderValue::from_str(forwarding.host).ok());
+    }
+    if !keeps(request, &X_FORWARDED_PORT) {
+        set(request, X_FORWARDED_PORT, forwarding.port.map(HeaderValue::from));
+    }
+    let element = forwarded_element(forwarding.peer, proto, forwarding.host);
+    let forwarded = if keeps(request, &FORWARDED) {
+        joined(request, &FORWARDED, &element)
+    } else {
+        HeaderValue::from_str(&element).ok()
+    };
+    set(request, FORWARDED, forwarded);
+    set(request, X_REQUEST_ID, Some(forwarding.request_id.clone()));
+}
+
+/// Replaces a header, or removes it where there is no value to give.
+fn set(request: &mut RequestHeader, name: HeaderName, value: Option<HeaderValue>) {
+    match value {
+        // It fails only on an invalid name or value, which the types rule out.
+        Some(value) => drop(request.insert_header(name, value)),
+        None => drop(request.remove_header(&name)),
+    }
+}
+
+/// All lines of a header and one more element, as one line.
+fn joined(request: &RequestHeader, name: &HeaderName, element: &str) -> Option<HeaderValue> {
+    let mut line = Vec::new();
+    for value in request.headers.get_all(name) {
+        line.extend_from_slice(value.as_bytes());
+        line.extend_from_slice(b", ");
+    }
+    line.extend_from_slice(element.as_bytes());
+    HeaderValue::from_bytes(&line).ok()
+}
+
+/// One element of `Forwarded`; addresses of IPv6 and hosts with a port are quoted (RFC 7239, sections 4 and 6).
+fn forwarded_element(peer: Option<IpAddr>, proto: &str, host: &str) -> String {
+    let mut element = String::with_capacity(48 + host.len());
+    let written = match peer {
+        None => write!(element, "for=unknown"),
+        Some(IpAddr::V4(address)) => write!(element, "for={address}"),
+        Some(IpAddr::V6(address)) => write!(element, "for=\"[{address}]\""),
+    };
+    debug_assert!(written.is_ok(), "writing to a String never fails");
+    element.push_str(";proto=");
+    element.push_str(proto);
+    if !host.is_empty() {
+        element.push_str(";host=\"");
+        element.extend(host.chars().filter(|c| !matches!(c, '"' | '\\')));
+        element.push('"');
+    }
+    element
+}
+
+/// A request id that is taken over: up to 128 visible characters that no log can misread.
+pub fn is_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=128).contains(&bytes.len())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
+}
+
+/// 128 random bits as 32 hexadecimal digits. Unique, not secret.
+pub fn new_request_id() -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random = fastrand::u128(..);
+    let mut text = [b'0'; 32];
+    for (i, digit) in text.iter_mut().enumerate() {
+        let nibble = (random >> (i * 4)) & 0xf;
+        *digit = DIGITS.get(nibble as usize).copied().unwrap_or(b'0');
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("0"))
+}
+
+/// Writes the route's own path and host. `path` is the normalised path that was matched.
+pub fn rewrite(
+    request: &mut RequestHeader,
+    rewrite: &Rewrite,
+    expression: Option<&regex::Regex>,
+    upstream_host: Option<&HeaderValue>,
+    path: &str,
+) {
+    if let Some(host) = rewrite.host.as_ref().or(upstream_host) {
+        set(request, HOST, Some(host.clone()));
+        if let (Some(scheme), Ok(authority)) = (request.uri.scheme().cloned(), host.to_str().unwrap_or_default().parse::<http::uri::Authority>())
+            && let Some(path) = request.uri.path_and_query().cloned()
+            && let Ok(uri) = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()
+        {
+            request.set_uri(uri);
+        }
+    }
+    let new_path = match (&rewrite.path, &rewrite.strip_prefix) {
+        (Some(template), _) => match expression {
+            Some(regex) => template.fill(capture(regex, path)),
+            None => template.fill(|_| None),
+        },
+        (None, Some(prefix)) => match path.strip_prefix(prefix.as_str()) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                if rest.is_empty() { "/".to_owned() } else { rest.to_owned() }
+            }
+            _ => return,
+        },
+        (None, None) => return,
+    };
+    replace_path(request, &new_path);
+}
+
+/// Puts another path into the request's target; the query stays. A path that is no path is left out.
+pub fn replace_path(request: &mut RequestHeader, path: &str) {
+    let target = match request.uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let Ok(target) = PathAndQuery::try_from(target) else { return };
+    let mut parts = request.uri.clone().into_parts();
+    parts.path_and_query = Some(target);
+    if let Ok(uri) = Uri::from_parts(parts) {
+        request.set_uri(uri);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> RequestHeader {
+        RequestHeader::build("GET", b"/a/b?q=1", None).unwrap()
+    }
+
+    fn forwarding(request_id: &HeaderValue, from_trusted: bool) -> Forwarding<'_> {
+        let peer = Some("192.0.2.1".parse().unwrap());
+        Forwarding {
+            peer,
+            client: ClientAddress { address: peer, from_trusted },
+            is_tls: true,
+            host: "shop.example.com:8443",
+            port: Some(8443),
+            request_id,
+        }
+    }
+
+    fn text<'a>(request: &'a RequestHeader, name: &str) -> &'a str {
+        request.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn an_untrusted_clients_headers_are_replaced() {
+        let mut request = request();
+        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"] {
+            request.append_header(name, "lie").unwrap();
+        }
+        let id = new_request_id();
+        set_forwarding_headers(&mut request, &forwarding(&id, false));
+        assert_eq!(text(&request, "x-forwarded-for"), "192.0.2.1");
+        assert_eq!(text(&request, "x-forwarded-proto"), "https");
+        assert_eq!(text(&request, "x-forwarded-host"), "shop.example.com:8443");
+        assert_eq!(text(&request, "x-forwarded-port"), "8443");
+        assert_eq!(text(&request, "forwarded"), "for=192.0.2.1;proto=https;host=\"shop.example.com:8443\"");
+        assert_eq!(text(&request, "x-real-ip"), "");
+        assert_eq!(text(&request, "x-request-id").len(), 32);
+    }
+
+    #[test]
+    fn a_trusted_proxys_headers_go_on() {
+        let mut request = request();
+        request.append_header("x-forwarded-for", "1.2.3.4").unwrap();
+        request.append_header("x-forwarded-for", "10.0.0.3").unwrap();
+        request.append_header("x-forwarded-proto", "http").unwrap();
+        request.append_header("forwarded", "for=1.2.3.4").unwrap();
+        let id = new_request_id();
+        set_forwarding_headers(&mut request, &forwarding(&id, true));
+        assert_eq!(text(&request, "x-forwarded-for"), "1.2.3.4, 10.0.0.3, 192.0.2.1");
+        assert_eq!(text(&request, "x-forwarded-proto"), "http");
+        assert!(text(&request, "forwarded").starts_with("for=1.2.3.4, for=192.0.2.1;proto=https"));
+    }
+
+    #[test]
+    fn paths_and_hosts_are_rewritten() {
+        let strip = Rewrite { strip_prefix: Some("/a".into()), ..Rewrite::default() };
+        let mut stripped = request();
+        rewrite(&mut stripped, &strip, None, None, "/a/b");
+        assert_eq!(stripped.uri.to_string(), "/b?q=1");
+        let host = HeaderValue::from_static("other");
+        let mut hosted = request();
+        rewrite(&mut hosted, &Rewrite::default(), None, Some(&host), "/a/b");
+        assert_eq!(text(&hosted, "host"), "other");
+    }
+
+    #[test]
+    fn request_ids_are_checked() {
+        assert!(is_request_id(&new_request_id()));
+        assert!(!is_request_id(&HeaderValue::from_static("a b")) && !is_request_id(&HeaderValue::from_static("")));
+        assert_ne!(new_request_id(), new_request_id());
+    }
+}

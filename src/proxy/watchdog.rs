@@ -1,0 +1,166 @@
+//! Ends a try whose answer does not begin, goes silent, or takes longer than the route allows.
+//!
+//! Pingora has one read timeout for a connection to an endpoint. Where the first byte, silence and the whole exchange have
+//! different limits, this watches the try from beside: at a limit it shuts the connection's socket, and the try fails at
+//! once. It is made only then; with equal limits (the default) nothing runs.
+//! For HTTP/1.1 upstreams only: connections of HTTP/2 carry other requests too, and Pingora's own timeout is used there.
+
+use std::{
+    net::Shutdown,
+    os::fd::{BorrowedFd, RawFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::Instant};
+
+use crate::upstream::Timeouts;
+
+/// The limit that was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// The answer did not begin, or went silent.
+    Silence,
+    /// The whole exchange took too long.
+    Total,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Milliseconds from the start to the last byte of the answer; 0 before the first.
+    last_byte: AtomicU64,
+    /// 0: not expired; 1: silence; 2: total.
+    expired: AtomicU8,
+}
+
+/// Watches one try; stops when dropped.
+#[derive(Debug)]
+pub struct Watchdog {
+    shared: Arc<Shared>,
+    started: Instant,
+    task: JoinHandle<()>,
+}
+
+impl Watchdog {
+    /// Whether these timeouts need a watchdog.
+    pub fn is_needed(timeouts: &Timeouts) -> bool {
+        timeouts.first_byte != timeouts.idle || timeouts.total.is_some()
+    }
+
+    /// Watches the connection behind `socket`. `spent` is the time that earlier tries of the request took.
+    ///
+    /// Returns `None` where the socket can't be duplicated (no file descriptors left): Pingora's timeout remains.
+    pub fn start(socket: RawFd, timeouts: Timeouts, spent: Duration) -> Option<Self> {
+        #[expect(unsafe_code, reason = "the descriptor is Pingora's connection, which is open while this hook runs; it is duplicated at once")]
+        // SAFETY: `socket` is open for the whole call, see above; the borrow ends with this statement.
+        let own = unsafe { BorrowedFd::borrow_raw(socket) }.try_clone_to_owned().ok()?;
+        let socket = socket2::Socket::from(own);
+        let shared = Arc::new(Shared::default());
+        let started = Instant::now();
+        let watched = shared.clone();
+        let task = tokio::spawn(async move {
+            let total = timeouts.total.map(|total| started + total.saturating_sub(spent));
+            loop {
+                let last_byte = watched.last_byte.load(Ordering::Relaxed);
+                let silence = if last_byte == 0 {
+                    started + timeouts.first_byte
+                } else {
+                    started + Duration::from_millis(last_byte) + timeouts.idle
+                };
+                let (limit, which) = match total {
+                    Some(total) if total < silence => (total, 2),
+                    _ => (silence, 1),
+                };
+                if Instant::now() >= limit {
+                    watched.expired.store(which, Ordering::Release);
+                    // It fails only where the connection is gone already.
+                    drop(socket.shutdown(Shutdown::Both));
+                    return;
+                }
+                tokio::time::sleep_until(limit).await;
+            }
+        });
+        Some(Self { shared, started, task })
+    }
+
+    /// A byte of the answer came.
+    pub fn saw_byte(&self) {
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.shared.last_byte.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    /// The limit that ended the try, if one did.
+    pub fn expired(&self) -> Option<Expired> {
+        match self.shared.expired.load(Ordering::Acquire) {
+            1 => Some(Expired::Silence),
+            2 => Some(Expired::Total),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    fn millis(first_byte: u64, idle: u64, total: Option<u64>) -> Timeouts {
+        Timeouts {
+            first_byte: Duration::from_millis(first_byte),
+            idle: Duration::from_millis(idle),
+            total: total.map(Duration::from_millis),
+            ..Timeouts::default()
+        }
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn silence_and_total_end_the_connection() {
+        for (timeouts, which) in [
+            (millis(30, 5_000, None), Expired::Silence),
+            (millis(5_000, 5_000, Some(30)), Expired::Total),
+        ] {
+            let (mut client, _server) = pair().await;
+            let watchdog = Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO).unwrap();
+            let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut [0; 8])).await.unwrap();
+            assert!(matches!(read, Ok(0) | Err(_)));
+            assert_eq!(watchdog.expired(), Some(which));
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_keep_it_alive_and_dropping_it_stops_it() {
+        let (mut client, mut server) = pair().await;
+        let watchdog = Watchdog::start(client.as_raw_fd(), millis(10, 60_000, None), Duration::ZERO).unwrap();
+        watchdog.saw_byte();
+        drop(watchdog);
+        server.write_all(b"x").await.unwrap();
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 1);
+    }
+
+    #[test]
+    fn equal_limits_need_none() {
+        assert!(!Watchdog::is_needed(&Timeouts::default()));
+        assert!(Watchdog::is_needed(&millis(10, 20, None)) && Watchdog::is_needed(&millis(10, 10, Some(5))));
+    }
+}

@@ -1,0 +1,179 @@
+//! Workers: runtimes of the data plane, each with its own engine (and so its own pool of upstream connections).
+//!
+//! Nothing else holds an engine, and data-path work is spawned through a worker only. `shared` is one work-stealing
+//! runtime; `per-core` is one single-threaded runtime a thread, each with its own sockets.
+
+use std::{
+    io,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora_core::{
+    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
+    protocols::{
+        Stream,
+        http::{ServerSession, v2::server::H2Options},
+    },
+    server::{ShutdownWatch, configuration::ServerConf},
+};
+use pingora_proxy::{HttpProxy, http_proxy};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::oneshot,
+};
+
+use crate::{
+    config::WorkerLayout,
+    listener::{Serve, Worker},
+    proxy::{ConnectionInfo, Edge},
+    snapshot::Snapshot,
+    telemetry::Metrics,
+    upstream::MAX_TRIES,
+};
+
+/// Unused upstream connections that are kept, for each thread.
+const POOL_PER_THREAD: usize = 512;
+
+/// The runtimes of the data plane. Dropping them ends what still runs on them.
+pub(super) struct Workers {
+    list: Vec<Worker>,
+    shared: Option<Runtime>,
+    per_core: Vec<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
+}
+
+impl Workers {
+    /// Starts `threads` threads in the given layout.
+    pub(super) fn start(
+        layout: WorkerLayout,
+        threads: usize,
+        snapshot: &Arc<ArcSwap<Snapshot>>,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let mut workers = Self { list: Vec::new(), shared: None, per_core: Vec::new() };
+        match layout {
+            WorkerLayout::Shared => {
+                let runtime = Builder::new_multi_thread()
+                    .worker_threads(threads)
+                    .thread_name("tidegate-worker")
+                    .enable_all()
+                    .build()?;
+                let engine = Engine::new(threads, snapshot, metrics);
+                workers.list.push(Worker { handle: runtime.handle().clone(), engine: Arc::new(engine) });
+                workers.shared = Some(runtime);
+            }
+            WorkerLayout::PerCore => {
+                for number in 0..threads {
+                    let (handle, stop, thread) = single_threaded(number)?;
+                    let engine = Engine::new(1, snapshot, metrics);
+                    workers.list.push(Worker { handle, engine: Arc::new(engine) });
+                    workers.per_core.push((stop, thread));
+                }
+            }
+        }
+        Ok(workers)
+    }
+
+    /// The workers, for the listeners.
+    pub(super) fn list(&self) -> Vec<Worker> {
+        self.list.clone()
+    }
+
+    /// Ends all of them; what still runs is dropped.
+    pub(super) fn stop(self) {
+        drop(self.list);
+        for (stop, thread) in self.per_core {
+            drop(stop);
+            // A worker that panicked has said so already.
+            drop(thread.join());
+        }
+        if let Some(runtime) = self.shared {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+fn single_threaded(number: usize) -> io::Result<(Handle, oneshot::Sender<()>, thread::JoinHandle<()>)> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (tell, told) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name(format!("tidegate-worker-{number}")).spawn(move || {
+        match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                drop(tell.send(Ok(runtime.handle().clone())));
+                // It ends when the sender is dropped.
+                drop(runtime.block_on(stopped));
+                runtime.shutdown_timeout(Duration::from_secs(1));
+            }
+            Err(error) => drop(tell.send(Err(error))),
+        }
+    })?;
+    let handle = told.recv().map_err(|_| io::Error::other("a worker ended while it started"))??;
+    Ok((handle, stop, thread))
+}
+
+/// Pingora's proxy with our hooks.
+struct Engine {
+    proxy: Arc<HttpProxy<Edge>>,
+}
+
+impl Engine {
+    fn new(threads: usize, snapshot: &Arc<ArcSwap<Snapshot>>, metrics: &Arc<Metrics>) -> Self {
+        let conf = ServerConf {
+            threads,
+            // The ceiling of all routes; each upstream counts its own tries.
+            max_retries: MAX_TRIES as usize,
+            upstream_keepalive_pool_size: POOL_PER_THREAD,
+            ..ServerConf::default()
+        };
+        let proxy = http_proxy(&Arc::new(conf), Edge::new(snapshot.clone(), metrics.clone()));
+        Self { proxy: Arc::new(proxy) }
+    }
+}
+
+#[async_trait]
+impl Serve for Engine {
+    async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let digest = stream.get_proxy_digest();
+        let limits = digest.as_ref().and_then(ConnectionInfo::of_proxy_digest).map(|connection| connection.limits());
+        let mut options = HttpServerOptions::default();
+        let mut h2 = pingora_core::protocols::http::v2::server::default_h2_options();
+        if let Some(limits) = limits {
+            options.keepalive_request_limit = Some(limits.max_requests_per_connection);
+            options.h2_idle_timeout = Some(limits.keep_alive);
+            h2.max_concurrent_streams(limits.max_streams);
+            h2.max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
+        }
+        let app = Arc::new(ConnectionApp { proxy: self.proxy.clone(), options, h2 });
+        // A connection ends here; Pingora gives back nothing that could be used again.
+        drop(app.process_new(stream, shutdown).await);
+    }
+}
+
+/// One connection's view of the engine: the listener's limits.
+struct ConnectionApp {
+    proxy: Arc<HttpProxy<Edge>>,
+    options: HttpServerOptions,
+    h2: H2Options,
+}
+
+#[async_trait]
+impl HttpServerApp for ConnectionApp {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.proxy.process_new_http(session, shutdown).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.h2.clone())
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+}

@@ -1,0 +1,211 @@
+//! From a blueprint to a snapshot: live state is found again or made, tasks start.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    Alive, Blueprint, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
+    compile::{RouteBlueprint, SiteBlueprint, TargetBlueprint, expression},
+};
+use crate::{
+    config::{Config, ListenerConfig, UnknownHost},
+    route::HostTable,
+    telemetry::{AccessLog, AccessLogConfig, Metrics},
+    tls::TlsLive,
+    types::Name,
+    upstream,
+};
+
+/// What outlives snapshots. One an edge.
+#[derive(Debug)]
+pub struct Live {
+    /// Counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// Endpoints, their health and discovery.
+    pub upstreams: Arc<upstream::Live>,
+    /// Certificates and TLS policies.
+    pub tls: Arc<TlsLive>,
+    generation: AtomicU64,
+    alive: Arc<AtomicUsize>,
+    access_log: Mutex<Option<(AccessLogConfig, Arc<AccessLog>)>>,
+}
+
+/// Why a blueprint could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// A site's certificate.
+    #[error("site {site}: {source}")]
+    Tls {
+        /// The site.
+        site: Name,
+        /// Why.
+        source: crate::tls::TlsError,
+    },
+    /// The access log.
+    #[error("the access log can't be opened: {0}")]
+    AccessLog(#[source] io::Error),
+}
+
+impl Live {
+    /// State for a new edge. Tasks (probes, file watches) run on `control`.
+    ///
+    /// # Errors
+    /// The state directory can't be used.
+    pub fn new(state_dir: &Path, control: Handle, metrics: Arc<Metrics>) -> Result<Self, crate::tls::TlsError> {
+        Ok(Self {
+            metrics,
+            upstreams: upstream::Live::new(control.clone()),
+            tls: TlsLive::new(state_dir, control)?,
+            generation: AtomicU64::new(0),
+            alive: Arc::new(AtomicUsize::new(0)),
+            access_log: Mutex::new(None),
+        })
+    }
+
+    /// Snapshots that something still holds.
+    pub fn snapshots_alive(&self) -> usize {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    /// Forgets state that nothing has held for ten minutes.
+    pub fn sweep(&self, now: Instant) {
+        self.upstreams.sweep(now);
+        self.tls.sweep(now);
+        self.metrics.sweep(now);
+    }
+
+    /// Gives a blueprint its live state.
+    ///
+    /// # Errors
+    /// A certificate of the internal authority can't be made, or the access log not be opened; nothing is in force then.
+    pub fn attach(&self, blueprint: Blueprint) -> Result<Snapshot, AttachError> {
+        let config = blueprint.config;
+        let access_log = self.access_log(&config.access_log).map_err(AttachError::AccessLog)?;
+        let mut sites = Vec::with_capacity(blueprint.sites.len());
+        let mut bindings = Vec::with_capacity(blueprint.sites.len());
+        for site in blueprint.sites {
+            let binding = (site.hosts.clone(), site.listeners.clone());
+            sites.push(Arc::new(self.attach_site(site)?));
+            bindings.push(binding);
+        }
+        let upstreams = blueprint.upstreams.into_iter().map(|upstream| self.upstreams.attach(upstream)).collect();
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener_table(&config, listener, &sites, &bindings)))
+            .collect();
+        Ok(Snapshot {
+            generation: self.generation.fetch_add(1, Ordering::Relaxed) + 1,
+            listeners,
+            sites,
+            upstreams,
+            trusted_proxies: config.server.trusted_proxies.clone().into(),
+            slashes: config.server.slashes,
+            https_port: config.server.https_port,
+            access_log,
+            _alive: Alive::new(self.alive.clone()),
+        })
+    }
+
+    /// The access log of this configuration; the present one where nothing of it changed.
+    fn access_log(&self, config: &AccessLogConfig) -> io::Result<Option<Arc<AccessLog>>> {
+        let mut present = self.access_log.lock().unwrap_or_else(PoisonError::into_inner);
+        if !config.enabled {
+            *present = None;
+            return Ok(None);
+        }
+        if let Some((with, log)) = present.as_ref()
+            && with == config
+        {
+            return Ok(Some(log.clone()));
+        }
+        let log = Arc::new(AccessLog::start(config, self.metrics.access_log_dropped())?);
+        *present = Some((config.clone(), log.clone()));
+        Ok(Some(log))
+    }
+
+    fn attach_site(&self, site: SiteBlueprint) -> Result<Site, AttachError> {
+        let tls = match site.tls {
+            Some(tls) => Some(self.tls.attach(tls).map_err(|source| AttachError::Tls { site: site.name.clone(), source })?),
+            None => None,
+        };
+        Ok(Site {
+            metrics: self.metrics.route(&site.name, "", None),
+            routes: site.routes.map(|route| Arc::new(self.attach_route(&site.name, route))),
+            name: site.name,
+            tls,
+            is_disabled: site.is_disabled,
+            demands_own_policy: site.demands_own_policy,
+            error_pages: site.error_pages,
+            chain: site.chain,
+        })
+    }
+
+    fn attach_route(&self, site: &Name, route: RouteBlueprint) -> Route {
+        let target = match route.target {
+            TargetBlueprint::Upstream { index, timeouts } => Target::Upstream { index, timeouts },
+            TargetBlueprint::Respond(answer) => Target::Respond(answer),
+            TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
+        };
+        Route {
+            metrics: self.metrics.route(site, &route.config.name, route.upstream.as_deref()),
+            expression: expression(&route.config.path_match),
+            name: route.config.name,
+            chain: route.chain,
+            target,
+            rewrite: route.config.rewrite,
+            max_body_bytes: route.max_body_bytes,
+        }
+    }
+}
+
+type Binding = (Vec<crate::types::HostPattern>, Vec<Name>);
+
+fn listener_table(config: &Config, listener: &ListenerConfig, sites: &[Arc<Site>], bindings: &[Binding]) -> ListenerTable {
+    let mut hosts = HostTable::default();
+    let tls_listeners: HashMap<&Name, bool> = config.listeners.iter().map(|l| (&l.name, l.tls)).collect();
+    let is_on_tls = |names: &[Name]| names.iter().any(|name| tls_listeners.get(name) == Some(&true));
+    let mut is_named = false;
+    for (site, (patterns, names)) in sites.iter().zip(bindings) {
+        if names.contains(&listener.name) {
+            is_named = true;
+            for pattern in patterns {
+                hosts.insert(pattern, HostEntry::Site(site.clone()));
+            }
+        }
+    }
+    if !listener.tls && listener.redirect_to_https.unwrap_or(!is_named) {
+        for (site, (patterns, names)) in sites.iter().zip(bindings) {
+            if !names.contains(&listener.name) && is_on_tls(names) {
+                for pattern in patterns {
+                    if hosts.find(&pattern.to_string()).is_none() {
+                        hosts.insert(pattern, HostEntry::RedirectToHttps(site.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let (unknown, default_tls) = match &listener.unknown_host {
+        UnknownHost::Refuse => (Unknown::Refuse, None),
+        UnknownHost::Site(name) => match sites.iter().find(|site| site.name == *name) {
+            Some(site) => (Unknown::Site(site.clone()), site.tls.clone()),
+            None => (Unknown::Refuse, None),
+        },
+        // The handshake must end well for a 404 to be told: the first site's certificate has to do.
+        UnknownHost::NotFound => (
+            Unknown::NotFound,
+            sites.iter().zip(bindings).filter(|(_, (_, names))| names.contains(&listener.name)).find_map(|(site, _)| site.tls.clone()),
+        ),
+    };
+    ListenerTable { hosts, unknown, default_tls, limits: listener.limits }
+}

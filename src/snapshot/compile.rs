@@ -1,0 +1,240 @@
+//! From a configuration to a blueprint: everything that can fail, and nothing that changes anything.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use http::StatusCode;
+
+use super::site::{StaticAnswer, StaticBody};
+use crate::{
+    config::{Config, ErrorPageConfig, SiteConfig},
+    policy::{Chain, Headers, Kind, Policy},
+    route::{MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RouteConfig, RouteRule, RouteTable, TargetConfig, Template},
+    tls::{self, TlsBlueprint},
+    types::{KeyPath, Name, Problems},
+    upstream::{self, Timeouts},
+};
+
+/// Whether a broken certificate refuses the configuration or disables its site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leniency {
+    /// At a reload and in `check`: refuse.
+    Strict,
+    /// At the start: one bad certificate disables its site, not the edge.
+    DisableSites,
+}
+
+/// A compiled configuration without its live state.
+#[derive(Debug)]
+pub struct Blueprint {
+    /// What it was compiled from.
+    pub config: Arc<Config>,
+    pub(super) sites: Vec<SiteBlueprint>,
+    pub(super) upstreams: Vec<upstream::Blueprint>,
+}
+
+#[derive(Debug)]
+pub(super) struct SiteBlueprint {
+    pub(super) name: Name,
+    pub(super) hosts: Vec<crate::types::HostPattern>,
+    /// Names of the listeners it is on, defaults filled in.
+    pub(super) listeners: Vec<Name>,
+    pub(super) tls: Option<TlsBlueprint>,
+    pub(super) is_disabled: bool,
+    pub(super) demands_own_policy: bool,
+    pub(super) routes: RouteTable<RouteBlueprint>,
+    pub(super) error_pages: HashMap<u16, StaticBody, RandomState>,
+    pub(super) chain: Chain,
+}
+
+#[derive(Debug)]
+pub(super) struct RouteBlueprint {
+    pub(super) config: RouteConfig,
+    pub(super) chain: Chain,
+    pub(super) target: TargetBlueprint,
+    pub(super) max_body_bytes: u64,
+    /// Where the target is an upstream: its name, for metrics.
+    pub(super) upstream: Option<Name>,
+}
+
+#[derive(Debug)]
+pub(super) enum TargetBlueprint {
+    Upstream { index: usize, timeouts: Timeouts },
+    Redirect { to: Template, status: StatusCode },
+    Respond(StaticAnswer),
+}
+
+/// Compiles `config`. Reports every problem; `None` where one of them is an error.
+pub fn compile(config: &Arc<Config>, leniency: Leniency, problems: &mut Problems) -> Option<Blueprint> {
+    let mut found = Problems::new();
+    let upstreams: Vec<_> = config.upstreams.iter().map(|upstream| upstream::compile(upstream, &mut found)).collect();
+    let indices: HashMap<&Name, usize> = config.upstreams.iter().enumerate().map(|(i, u)| (&u.name, i)).collect();
+    let policies = build_policies(config);
+    let mut sites = Vec::with_capacity(config.sites.len());
+    for site in &config.sites {
+        sites.extend(compile_site(config, site, &indices, &policies, leniency, &mut found));
+    }
+    let has_errors = found.has_errors();
+    problems.extend(found);
+    if has_errors {
+        return None;
+    }
+    Some(Blueprint { config: config.clone(), sites, upstreams: upstreams.into_iter().flatten().collect() })
+}
+
+type Policies<'a> = HashMap<&'a Name, Vec<(Kind, Arc<dyn Policy>)>>;
+
+fn build_policies(config: &Config) -> Policies<'_> {
+    let build = |policy: &crate::policy::PolicyConfig| {
+        let headers = policy.headers.clone().map(|headers| (Kind::Headers, Arc::new(Headers::new(headers)) as Arc<dyn Policy>));
+        headers.into_iter().collect()
+    };
+    config.policies.iter().map(|policy| (&policy.name, build(policy))).collect()
+}
+
+/// Every listener that a site is on: those it names, else all TLS listeners, else all plain ones.
+fn listeners_of(config: &Config, site: &SiteConfig) -> Vec<Name> {
+    if let Some(names) = &site.listeners {
+        return names.clone();
+    }
+    let has_tls = config.listeners.iter().any(|listener| listener.tls);
+    config.listeners.iter().filter(|listener| listener.tls == has_tls).map(|listener| listener.name.clone()).collect()
+}
+
+fn compile_site(
+    config: &Config,
+    site: &SiteConfig,
+    indices: &HashMap<&Name, usize>,
+    policies: &Policies<'_>,
+    leniency: Leniency,
+    problems: &mut Problems,
+) -> Option<SiteBlueprint> {
+    let listeners = listeners_of(config, site);
+    let on_tls = config.listeners.iter().any(|listener| listener.tls && listeners.contains(&listener.name));
+    let (tls, is_disabled) = if on_tls { compile_tls(site, leniency, problems) } else { (None, false) };
+    let chain_of = |names: &mut dyn Iterator<Item = &Name>| {
+        Chain::new(names.filter_map(|name| policies.get(name)).flatten().cloned().collect())
+    };
+    let mut rules = Vec::with_capacity(site.routes.len());
+    for route in &site.routes {
+        let kept = site.policies.iter().filter(|name| !route.without.contains(name));
+        let chain = chain_of(&mut kept.chain(&route.policies));
+        let Some(blueprint) = compile_route(config, site, route, chain, indices, problems) else { continue };
+        rules.push(RouteRule {
+            name: route.name.to_string(),
+            path: route.path_match.clone(),
+            conditions: route.conditions.clone(),
+            priority: route.priority,
+            fall_through: route.fall_through,
+            route: blueprint,
+        });
+    }
+    let routes = match RouteTable::new(rules) {
+        Ok(routes) => routes,
+        Err(error) => {
+            problems
+                .error(&site.path.key("routes"), format!("the regular expressions of this site are too large together: {error}"))
+                .at_key();
+            return None;
+        }
+    };
+    let mut error_pages = HashMap::default();
+    for page in &site.error_pages {
+        error_pages.extend(compile_error_page(page, &site.path, problems));
+    }
+    Some(SiteBlueprint {
+        name: site.name.clone(),
+        hosts: site.hosts.clone(),
+        listeners,
+        tls,
+        is_disabled,
+        demands_own_policy: site.tls.preset == crate::tls::TlsPreset::Modern,
+        routes,
+        error_pages,
+        chain: chain_of(&mut site.policies.iter()),
+    })
+}
+
+/// The site's TLS, and whether the site is disabled for want of it.
+fn compile_tls(site: &SiteConfig, leniency: Leniency, problems: &mut Problems) -> (Option<TlsBlueprint>, bool) {
+    let path = site.path.key("certificate");
+    let mut found = Problems::new();
+    let compiled = tls::compile(&site.name, &site.certificate, &site.hosts, &site.tls, &path, &mut found);
+    let is_disabled = compiled.is_none() || found.has_errors();
+    for problem in found {
+        if leniency == Leniency::DisableSites && problem.severity == crate::types::Severity::Error {
+            problems.warning(&problem.path, format!("{}; the site does not serve until this is mended", problem.message));
+        } else {
+            problems.push(problem);
+        }
+    }
+    (compiled, is_disabled)
+}
+
+fn compile_route(
+    config: &Config,
+    site: &SiteConfig,
+    route: &RouteConfig,
+    chain: Chain,
+    indices: &HashMap<&Name, usize>,
+    problems: &mut Problems,
+) -> Option<RouteBlueprint> {
+    let mut upstream = None;
+    let target = match &route.target {
+        TargetConfig::Upstream(name) => {
+            let index = *indices.get(name)?;
+            upstream = Some(name.clone());
+            let base = config.upstreams.get(index)?.timeouts;
+            TargetBlueprint::Upstream { index, timeouts: route.timeouts.or(site.timeouts).over(base) }
+        }
+        TargetConfig::Redirect { to, status } => {
+            TargetBlueprint::Redirect { to: to.clone(), status: *status }
+        }
+        TargetConfig::Respond(respond) => TargetBlueprint::Respond(StaticAnswer {
+            status: respond.status,
+            headers: respond.headers.clone(),
+            body: read_body(&respond.body, &route.path.key("respond").key("file"), problems)?,
+        }),
+    };
+    Some(RouteBlueprint {
+        config: route.clone(),
+        chain,
+        target,
+        max_body_bytes: route.max_body_bytes.unwrap_or(site.max_body_bytes),
+        upstream,
+    })
+}
+
+fn compile_error_page(page: &ErrorPageConfig, site: &KeyPath, problems: &mut Problems) -> Option<(u16, StaticBody)> {
+    let path = site.key("error_pages").key(&page.status.to_string()).key("file");
+    let bytes = read_body(&page.body, &path, problems)?;
+    Some((page.status, StaticBody { content_type: page.content_type.clone(), bytes }))
+}
+
+fn read_body(body: &RespondBody, path: &KeyPath, problems: &mut Problems) -> Option<Bytes> {
+    let file = match body {
+        RespondBody::Text(text) => return Some(Bytes::from(text.clone())),
+        RespondBody::File(file) => file,
+    };
+    let size = std::fs::metadata(file).map(|metadata| metadata.len());
+    match size.and_then(|size| if size > MAX_RESPOND_FILE_BYTES { Ok(None) } else { std::fs::read(file).map(Some) }) {
+        Ok(Some(bytes)) => Some(Bytes::from(bytes)),
+        Ok(None) => {
+            problems.error(path, format!("{} is larger than 1 MiB, the most that is kept in memory", file.display()));
+            None
+        }
+        Err(error) => {
+            problems.error(path, format!("{} can't be read: {error}", file.display()));
+            None
+        }
+    }
+}
+
+/// The expression of a path, for captures.
+pub(super) fn expression(path: &PathMatch) -> Option<regex::Regex> {
+    match path {
+        PathMatch::Regex(regex) => Some(regex.clone()),
+        PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
+    }
+}

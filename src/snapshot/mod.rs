@@ -1,0 +1,138 @@
+//! A snapshot: one immutable compiled configuration. A request takes one and sees no other.
+//!
+//! `compile` is pure (it reads files, and changes nothing); `attach` gives the result its live state: endpoints, certificates,
+//! counters. Live values never live in a snapshot; it points to them.
+
+mod attach;
+mod compile;
+mod site;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use foldhash::fast::RandomState;
+
+pub use attach::Live;
+pub use compile::{Blueprint, Leniency, compile};
+pub use site::{Route, Site, StaticAnswer, StaticBody, Target};
+
+use crate::{
+    config::ListenerLimits,
+    route::{HostTable, normalise::Slashes},
+    telemetry::AccessLog,
+    tls::SiteTls,
+    types::{Cidr, Name},
+    upstream::Upstream,
+};
+
+/// One generation of the configuration, compiled.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its number; the first is 1.
+    pub generation: u64,
+    /// Listeners by name.
+    pub listeners: HashMap<Name, ListenerTable, RandomState>,
+    /// Sites, sorted by name.
+    pub sites: Vec<Arc<Site>>,
+    /// Upstreams; routes name them by place.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// Whose forwarding headers are believed.
+    pub trusted_proxies: Arc<[Cidr]>,
+    /// What repeated slashes mean.
+    pub slashes: Slashes,
+    /// The port in redirects to https.
+    pub https_port: u16,
+    /// One line a request.
+    pub access_log: Option<Arc<AccessLog>>,
+    /// Counts snapshots that something still holds.
+    _alive: Alive,
+}
+
+/// What a listener serves.
+#[derive(Debug)]
+pub struct ListenerTable {
+    /// Its hosts.
+    pub hosts: HostTable<HostEntry>,
+    /// What a host that is not there gets.
+    pub unknown: Unknown,
+    /// The site whose certificate a handshake without a known name gets, where it gets one.
+    pub default_tls: Option<Arc<SiteTls>>,
+    /// Its limits.
+    pub limits: ListenerLimits,
+}
+
+/// What a host of a listener gets.
+#[derive(Clone, Debug)]
+pub enum HostEntry {
+    /// A site.
+    Site(Arc<Site>),
+    /// A redirect to https: the site is on a TLS listener.
+    RedirectToHttps(Arc<Site>),
+}
+
+/// What an unknown host gets.
+#[derive(Clone, Debug)]
+pub enum Unknown {
+    /// Refused.
+    Refuse,
+    /// 404.
+    NotFound,
+    /// The default site.
+    Site(Arc<Site>),
+}
+
+/// What a TLS handshake gets.
+#[derive(Clone, Debug)]
+pub enum TlsChoice {
+    /// A site's policy and certificate.
+    Use(Arc<SiteTls>),
+    /// An `unrecognized_name` alert (RFC 6066, section 3).
+    Refuse,
+}
+
+impl Snapshot {
+    /// What a handshake on `listener` gets that asks for `server_name` (lower case), or for no name at the address `local`.
+    pub fn tls_for(&self, listener: &str, server_name: Option<&str>, local: Option<IpAddr>) -> TlsChoice {
+        let Some(table) = self.listeners.get(listener) else { return TlsChoice::Refuse };
+        let by_host = |host: &str| match table.hosts.find(host) {
+            Some(HostEntry::Site(site)) => Some(site.tls.clone()),
+            Some(HostEntry::RedirectToHttps(_)) | None => None,
+        };
+        let found = match server_name {
+            Some(name) => by_host(name),
+            // Clients that ask for an address send no name (RFC 6066, section 3).
+            None => local.and_then(|address| match address.to_canonical() {
+                IpAddr::V4(v4) => by_host(&v4.to_string()),
+                IpAddr::V6(v6) => by_host(&format!("[{v6}]")),
+            }),
+        };
+        // A known site without a usable certificate is refused; an unknown name gets the default's, where there is one.
+        match found {
+            Some(tls) => tls.map_or(TlsChoice::Refuse, TlsChoice::Use),
+            None => table.default_tls.clone().map_or(TlsChoice::Refuse, TlsChoice::Use),
+        }
+    }
+}
+
+/// Counts live snapshots, so that a leak is seen.
+#[derive(Debug)]
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,98 @@
+//! Sites and routes as the request path sees them: names resolved, expressions built, files read.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use http::{HeaderName, HeaderValue, StatusCode};
+use regex::Regex;
+
+use crate::{
+    policy::Chain,
+    route::{Rewrite, RouteTable, Template},
+    telemetry::RouteMetrics,
+    tls::SiteTls,
+    types::Name,
+    upstream::Timeouts,
+};
+
+/// A site of one generation.
+#[derive(Debug)]
+pub struct Site {
+    /// Its name.
+    pub name: Name,
+    /// Its TLS, where a TLS listener has it. `None` with `is_disabled`: its certificate is broken.
+    pub tls: Option<Arc<SiteTls>>,
+    /// It does not serve: its certificate could not be loaded when the edge started.
+    pub is_disabled: bool,
+    /// Connections must have been made under this site's own TLS policy: it asks for more than the least.
+    pub demands_own_policy: bool,
+    /// Its routes.
+    pub routes: RouteTable<Arc<Route>>,
+    /// Own answers by status.
+    pub error_pages: HashMap<u16, StaticBody, RandomState>,
+    /// The site's policies, for answers where no route was found.
+    pub chain: Chain,
+    /// Counts requests that found no route.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// A route of one generation.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name.
+    pub name: Name,
+    /// Its policies, the site's among them.
+    pub chain: Chain,
+    /// Where its requests go.
+    pub target: Target,
+    /// The expression of its path, for captures.
+    pub expression: Option<Regex>,
+    /// Changes towards the upstream.
+    pub rewrite: Rewrite,
+    /// The largest request body.
+    pub max_body_bytes: u64,
+    /// Its counters.
+    pub metrics: Arc<RouteMetrics>,
+}
+
+/// Where a route's requests go.
+#[derive(Debug)]
+pub enum Target {
+    /// To an upstream.
+    Upstream {
+        /// Its place in [`super::Snapshot::upstreams`].
+        index: usize,
+        /// Route before site before upstream.
+        timeouts: Timeouts,
+    },
+    /// Elsewhere.
+    Redirect {
+        /// The `Location`.
+        to: Template,
+        /// The status.
+        status: StatusCode,
+    },
+    /// An answer from here.
+    Respond(StaticAnswer),
+}
+
+/// An answer that is the same for every request.
+#[derive(Debug)]
+pub struct StaticAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers, `Content-Type` among them.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// A body with its type.
+#[derive(Clone, Debug)]
+pub struct StaticBody {
+    /// Its `Content-Type`.
+    pub content_type: HeaderValue,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
