@@ -1,7 +1,13 @@
 //! What the edge tells about itself: metrics, access log, its own log.
 
+mod access_log;
 mod config;
+pub mod logging;
+pub mod metrics;
+mod time;
 
+pub use access_log::{AccessLog, Entry};
 pub use config::{
     AccessLogConfig, AccessLogFormat, AccessLogOutput, LogFormat, LogLevel, RawAccessLog, RawLog,
 };
+pub use time::rfc3339;

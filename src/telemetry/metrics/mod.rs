@@ -1,0 +1,459 @@
+//! The edge's counters, and how Prometheus reads them.
+//!
+//! [`Metrics`] has a registry of its own, so that several edges live in one process. Handles are resolved by name when
+//! a snapshot is compiled ([`Metrics::route`], [`Metrics::listener`], [`Metrics::upstream`]) and only counted on after
+//! that. What the edge has at the moment of a scrape (endpoints, certificates) is given to [`Metrics::render`], so that
+//! an endpoint that is gone leaves no series.
+//!
+//! `names.rs` holds every name and label. What it does not do: it takes no label from a client, so the number of
+//! series is bounded by the configuration.
+
+mod kept;
+mod listener;
+mod names;
+mod reference;
+mod route;
+
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+use self::{
+    kept::Kept,
+    listener::CounterBy,
+    names::{Definition, STATUS_CLASSES},
+    route::status_class,
+};
+pub use self::{
+    listener::{ListenerMetrics, OpenConnection},
+    names::{
+        ConnectionRefused, HandshakeFailure, HeadRefused, ReloadResult, RequestRefused, TlsVersion,
+    },
+    reference::reference,
+    route::{InFlight, RouteMetrics},
+};
+use crate::types::{EndpointAddress, Name};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The version of Pingora that the edge is built on; pinned in `Cargo.toml`.
+pub const PINGORA_VERSION: &str = "0.9.1";
+
+/// An endpoint at the moment of a scrape.
+#[derive(Clone, Debug)]
+pub struct EndpointSample {
+    /// Its upstream.
+    pub upstream: Name,
+    /// Its address.
+    pub endpoint: EndpointAddress,
+    /// It takes requests.
+    pub healthy: bool,
+    /// Requests that it is serving.
+    pub in_flight: u64,
+    /// Tries sent to it so far.
+    pub requests: u64,
+}
+
+/// A certificate at the moment of a scrape.
+#[derive(Clone, Debug)]
+pub struct CertificateSample {
+    /// The site that it is for.
+    pub site: Name,
+    /// When it ends, in seconds since 1970.
+    pub not_after: i64,
+}
+
+/// What a route has counted, for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteStats {
+    /// The site.
+    pub site: String,
+    /// The route.
+    pub route: String,
+    /// The upstream.
+    pub upstream: Option<String>,
+    /// Finished requests.
+    pub requests: u64,
+    /// Those of them that were answered with 4xx.
+    pub client_errors: u64,
+    /// Those of them that were answered with 5xx.
+    pub server_errors: u64,
+    /// Requests being served.
+    pub in_flight: u64,
+}
+
+/// What a listener has counted, for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerStats {
+    /// The listener.
+    pub listener: String,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections accepted so far.
+    pub accepted: u64,
+}
+
+/// What is counted by upstream.
+#[derive(Debug)]
+pub struct UpstreamMetrics {
+    retries: IntCounter,
+}
+
+impl UpstreamMetrics {
+    /// Counts a try after the first one.
+    pub fn retried(&self) {
+        self.retries.inc();
+    }
+}
+
+/// A compiled configuration in memory; it is counted until this is dropped.
+#[derive(Debug)]
+#[must_use = "the snapshot is counted until this is dropped"]
+pub struct LiveSnapshot(IntGauge);
+
+impl Drop for LiveSnapshot {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RouteKey {
+    site: Arc<str>,
+    route: Arc<str>,
+    upstream: Option<Arc<str>>,
+}
+
+impl RouteKey {
+    /// An absent upstream is the empty label value, which Prometheus treats as no label.
+    fn labels(&self) -> [&str; 3] {
+        [&self.site, &self.route, self.upstream.as_deref().unwrap_or("")]
+    }
+}
+
+/// All counters of one edge.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    families: Families,
+    requests_refused: CounterBy<RequestRefused>,
+    reloads: CounterBy<ReloadResult>,
+    routes: Kept<RouteKey, RouteMetrics>,
+    listeners: Kept<Arc<str>, ListenerMetrics>,
+    upstreams: Kept<Arc<str>, UpstreamMetrics>,
+}
+
+/// One family a name; `names.rs` says what each of them means.
+#[derive(Debug)]
+struct Families {
+    requests: IntCounterVec,
+    request_duration: HistogramVec,
+    upstream_duration: HistogramVec,
+    own_duration: HistogramVec,
+    requests_in_flight: IntGaugeVec,
+    request_bytes: IntCounterVec,
+    response_bytes: IntCounterVec,
+    connections: IntGaugeVec,
+    connections_total: IntCounterVec,
+    connections_refused: IntCounterVec,
+    tls_handshakes: IntCounterVec,
+    tls_handshake_failures: IntCounterVec,
+    heads_refused: IntCounterVec,
+    retries: IntCounterVec,
+    config_generation: IntGauge,
+    config_in_sync: IntGauge,
+    last_reload: IntGauge,
+    last_reload_successful: IntGauge,
+    snapshots: IntGauge,
+    access_log_dropped: IntCounter,
+}
+
+impl Metrics {
+    /// Counters at zero, in a registry of their own.
+    pub fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        let counters = |definition| register(&registry, counters(definition));
+        let gauges = |definition| register(&registry, gauges(definition));
+        let histograms = |definition, buckets| register(&registry, histograms(definition, buckets));
+        // A family without labels is one series: the handle keeps it, the family gives it its name.
+        let gauge = |definition| gauges(definition).with_label_values::<&str>(&[]);
+        let families = Families {
+            requests: counters(&names::REQUESTS),
+            request_duration: histograms(&names::REQUEST_DURATION, names::BUCKETS),
+            upstream_duration: histograms(&names::UPSTREAM_DURATION, names::BUCKETS),
+            own_duration: histograms(&names::OWN_DURATION, names::OWN_BUCKETS),
+            requests_in_flight: gauges(&names::REQUESTS_IN_FLIGHT),
+            request_bytes: counters(&names::REQUEST_BYTES),
+            response_bytes: counters(&names::RESPONSE_BYTES),
+            connections: gauges(&names::CONNECTIONS),
+            connections_total: counters(&names::CONNECTIONS_TOTAL),
+            connections_refused: counters(&names::CONNECTIONS_REFUSED),
+            tls_handshakes: counters(&names::TLS_HANDSHAKES),
+            tls_handshake_failures: counters(&names::TLS_HANDSHAKE_FAILURES),
+            heads_refused: counters(&names::HEADS_REFUSED),
+            retries: counters(&names::RETRIES),
+            config_generation: gauge(&names::CONFIG_GENERATION),
+            config_in_sync: gauge(&names::CONFIG_IN_SYNC),
+            last_reload: gauge(&names::LAST_RELOAD),
+            last_reload_successful: gauge(&names::LAST_RELOAD_SUCCESSFUL),
+            snapshots: gauge(&names::SNAPSHOTS),
+            access_log_dropped: counters(&names::ACCESS_LOG_DROPPED).with_label_values::<&str>(&[]),
+        };
+        families.config_in_sync.set(1);
+        families.last_reload_successful.set(1);
+        gauges(&names::BUILD_INFO)
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), PINGORA_VERSION])
+            .set(1);
+        gauge(&names::START_TIME).set(unix_seconds(SystemTime::now()));
+        let requests_refused = CounterBy::new(&counters(&names::REQUESTS_REFUSED), &[]);
+        let reloads = CounterBy::new(&counters(&names::RELOADS), &[]);
+        Arc::new(Self {
+            registry,
+            families,
+            requests_refused,
+            reloads,
+            routes: Kept::new(),
+            listeners: Kept::new(),
+            upstreams: Kept::new(),
+        })
+    }
+
+    /// The counters of a route towards one upstream (`None`: the edge answers by itself). For compiling a snapshot.
+    pub fn route(&self, site: &str, route: &str, upstream: Option<&str>) -> Arc<RouteMetrics> {
+        let key =
+            RouteKey { site: site.into(), route: route.into(), upstream: upstream.map(Arc::from) };
+        let families = &self.families;
+        self.routes.resolve(key, |key| {
+            let labels = key.labels();
+            let [site, route, upstream] = labels;
+            RouteMetrics {
+                requests: STATUS_CLASSES.map(|class| {
+                    families.requests.with_label_values(&[site, route, upstream, class])
+                }),
+                duration: families.request_duration.with_label_values(&labels),
+                upstream_duration: key
+                    .upstream
+                    .is_some()
+                    .then(|| families.upstream_duration.with_label_values(&labels)),
+                own_duration: families.own_duration.with_label_values(&labels),
+                in_flight: families.requests_in_flight.with_label_values(&labels),
+                bytes_in: families.request_bytes.with_label_values(&labels),
+                bytes_out: families.response_bytes.with_label_values(&labels),
+            }
+        })
+    }
+
+    /// The counters of a listener.
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        let families = &self.families;
+        self.listeners.resolve(name.into(), |name| {
+            let labels = [&**name];
+            ListenerMetrics {
+                connections: families.connections.with_label_values(&labels),
+                accepted: families.connections_total.with_label_values(&labels),
+                refused: CounterBy::new(&families.connections_refused, &labels),
+                handshakes: CounterBy::new(&families.tls_handshakes, &labels),
+                handshake_failures: CounterBy::new(&families.tls_handshake_failures, &labels),
+                heads_refused: CounterBy::new(&families.heads_refused, &labels),
+            }
+        })
+    }
+
+    /// The counters of an upstream.
+    pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
+        self.upstreams.resolve(name.into(), |name| UpstreamMetrics {
+            retries: self.families.retries.with_label_values(&[&**name]),
+        })
+    }
+
+    /// Counts a request that was refused before a route was found.
+    pub fn refused(&self, reason: RequestRefused) {
+        self.requests_refused.inc(reason);
+    }
+
+    /// The number of the configuration in force.
+    pub fn generation(&self, generation: u64) {
+        self.families.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a reload that ended `at`.
+    pub fn reloaded(&self, result: ReloadResult, at: SystemTime) {
+        self.reloads.inc(result);
+        self.families.last_reload.set(unix_seconds(at));
+        self.families.last_reload_successful.set(i64::from(result != ReloadResult::Refused));
+    }
+
+    /// Whether the files on disk are the configuration in force.
+    pub fn config_in_sync(&self, in_sync: bool) {
+        self.families.config_in_sync.set(i64::from(in_sync));
+    }
+
+    /// Counts a compiled configuration until the result is dropped; the snapshot holds it.
+    pub fn snapshot(&self) -> LiveSnapshot {
+        self.families.snapshots.inc();
+        LiveSnapshot(self.families.snapshots.clone())
+    }
+
+    /// The counter of lost access log lines.
+    pub fn access_log_dropped(&self) -> IntCounter {
+        self.families.access_log_dropped.clone()
+    }
+
+    /// Removes the series of routes, listeners and upstreams that no snapshot and no request has held for ten minutes.
+    /// To be called about once a minute; `now` is monotonic.
+    pub fn sweep(&self, now: Instant) {
+        // Removing what is not there is the only error.
+        let families = &self.families;
+        self.routes.sweep(now, |key| {
+            let labels = key.labels();
+            let [site, route, upstream] = labels;
+            for class in STATUS_CLASSES {
+                let _ = families.requests.remove_label_values(&[site, route, upstream, class]);
+            }
+            for histograms in
+                [&families.request_duration, &families.upstream_duration, &families.own_duration]
+            {
+                let _ = histograms.remove_label_values(&labels);
+            }
+            let _ = families.requests_in_flight.remove_label_values(&labels);
+            let _ = families.request_bytes.remove_label_values(&labels);
+            let _ = families.response_bytes.remove_label_values(&labels);
+        });
+        self.listeners.sweep(now, |name| {
+            let labels = [&**name];
+            let _ = families.connections.remove_label_values(&labels);
+            let _ = families.connections_total.remove_label_values(&labels);
+            CounterBy::<ConnectionRefused>::remove(&families.connections_refused, &labels);
+            CounterBy::<TlsVersion>::remove(&families.tls_handshakes, &labels);
+            CounterBy::<HandshakeFailure>::remove(&families.tls_handshake_failures, &labels);
+            CounterBy::<HeadRefused>::remove(&families.heads_refused, &labels);
+        });
+        self.upstreams.sweep(now, |name| {
+            let _ = families.retries.remove_label_values(&[&**name]);
+        });
+    }
+
+    /// What every route has counted, sorted by name.
+    pub fn routes(&self) -> Vec<RouteStats> {
+        let class = |handles: &RouteMetrics, status| {
+            handles.requests.get(status_class(status)).map_or(0, IntCounter::get)
+        };
+        let mut stats: Vec<_> = self
+            .routes
+            .held()
+            .into_iter()
+            .map(|(key, handles)| RouteStats {
+                site: key.site.to_string(),
+                route: key.route.to_string(),
+                upstream: key.upstream.map(|name| name.to_string()),
+                requests: handles.requests.iter().map(IntCounter::get).sum(),
+                client_errors: class(&handles, 400),
+                server_errors: class(&handles, 500),
+                in_flight: u64::try_from(handles.in_flight.get()).unwrap_or(0),
+            })
+            .collect();
+        stats.sort_by(|a, b| {
+            (&a.site, &a.route, &a.upstream).cmp(&(&b.site, &b.route, &b.upstream))
+        });
+        stats
+    }
+
+    /// What every listener has counted, sorted by name.
+    pub fn listeners(&self) -> Vec<ListenerStats> {
+        let mut stats: Vec<_> = self
+            .listeners
+            .held()
+            .into_iter()
+            .map(|(name, handles)| ListenerStats {
+                listener: name.to_string(),
+                connections: u64::try_from(handles.connections.get()).unwrap_or(0),
+                accepted: handles.accepted.get(),
+            })
+            .collect();
+        stats.sort_by(|a, b| a.listener.cmp(&b.listener));
+        stats
+    }
+
+    /// Everything in Prometheus' text format 0.0.4 ([`CONTENT_TYPE`]).
+    pub fn render(
+        &self,
+        endpoints: &[EndpointSample],
+        certificates: &[CertificateSample],
+    ) -> String {
+        let mut families = self.registry.gather();
+        families.extend(sampled(endpoints, certificates));
+        // The encoder refuses a family without series.
+        families.retain(|family| !family.get_metric().is_empty());
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&families, &mut text) {
+            tracing::error!(%error, "metrics can't be written");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// The families whose series are as many as there are samples.
+fn sampled(
+    endpoints: &[EndpointSample],
+    certificates: &[CertificateSample],
+) -> Vec<prometheus::proto::MetricFamily> {
+    let scrape = Registry::new();
+    let healthy = register(&scrape, gauges(&names::ENDPOINT_HEALTHY));
+    let in_flight = register(&scrape, gauges(&names::ENDPOINT_IN_FLIGHT));
+    let requests = register(&scrape, counters(&names::ENDPOINT_REQUESTS));
+    let not_after = register(&scrape, gauges(&names::CERTIFICATE_NOT_AFTER));
+    for sample in endpoints {
+        let address = sample.endpoint.to_string();
+        let labels = [&*sample.upstream, &address];
+        healthy.with_label_values(&labels).set(i64::from(sample.healthy));
+        in_flight
+            .with_label_values(&labels)
+            .set(i64::try_from(sample.in_flight).unwrap_or(i64::MAX));
+        // Two samples of one endpoint would be a mistake of the caller; adding keeps the counter honest.
+        requests.with_label_values(&labels).inc_by(sample.requests);
+    }
+    for sample in certificates {
+        let gauge = not_after.with_label_values(&[&*sample.site]);
+        let known = gauge.get();
+        gauge.set(if known == 0 { sample.not_after } else { known.min(sample.not_after) });
+    }
+    scrape.gather()
+}
+
+fn unix_seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "names, labels and buckets are constants; `every_metric_can_be_registered` builds all of them"
+)]
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("a constant definition is well formed");
+    registry.register(Box::new(collector.clone())).expect("a name is registered once");
+    collector
+}
+
+fn counters(definition: &Definition) -> prometheus::Result<IntCounterVec> {
+    IntCounterVec::new(Opts::new(definition.name, definition.help), definition.labels)
+}
+
+fn gauges(definition: &Definition) -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(Opts::new(definition.name, definition.help), definition.labels)
+}
+
+fn histograms(definition: &Definition, buckets: &[f64]) -> prometheus::Result<HistogramVec> {
+    let options = HistogramOpts::new(definition.name, definition.help).buckets(buckets.to_vec());
+    HistogramVec::new(options, definition.labels)
+}
+
+#[cfg(test)]
+mod tests;

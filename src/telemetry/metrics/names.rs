@@ -1,0 +1,275 @@
+//! Every metric name, label and label value of the edge.
+//!
+//! Names start with `tidegate_`, times are in seconds, sizes in bytes. Labels come from the configuration or from the
+//! lists in this file, never from clients. The reference (`docs/reference/metrics.md`) is made from these definitions.
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by size.
+    Histogram,
+}
+
+impl Kind {
+    /// The word of the exposition format.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug)]
+pub(super) struct Definition {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) labels: &'static [&'static str],
+    pub(super) help: &'static str,
+}
+
+macro_rules! definitions {
+    ($($section:literal: { $($id:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)* })*) => {
+        $($(
+            pub(super) const $id: Definition = Definition {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )*)*
+
+        /// All of them, by section, in the order of the reference.
+        pub(super) const SECTIONS: &[(&str, &[&Definition])] = &[$(($section, &[$(&$id),*])),*];
+    };
+}
+
+definitions! {
+    "Requests": {
+        REQUESTS: Counter "tidegate_requests_total" ["site", "route", "upstream", "status"]
+            "Finished requests by status class: 1xx to 5xx, or none where the client went away before an answer.";
+        REQUEST_DURATION: Histogram "tidegate_request_duration_seconds" ["site", "route", "upstream"]
+            "Time from the request's head to the end of the answer.";
+        UPSTREAM_DURATION: Histogram "tidegate_upstream_duration_seconds" ["site", "route", "upstream"]
+            "Time spent waiting for the upstream, all tries together.";
+        OWN_DURATION: Histogram "tidegate_own_duration_seconds" ["site", "route", "upstream"]
+            "Time that the edge itself and the client took: the whole request less the upstream.";
+        REQUESTS_IN_FLIGHT: Gauge "tidegate_requests_in_flight" ["site", "route", "upstream"]
+            "Requests being served.";
+        REQUEST_BYTES: Counter "tidegate_request_body_bytes_total" ["site", "route", "upstream"]
+            "Bytes of request bodies taken from clients.";
+        RESPONSE_BYTES: Counter "tidegate_response_body_bytes_total" ["site", "route", "upstream"]
+            "Bytes of response bodies sent to clients.";
+        REQUESTS_REFUSED: Counter "tidegate_requests_refused_total" ["reason"]
+            "Requests refused before a route was found.";
+    }
+    "Connections": {
+        CONNECTIONS: Gauge "tidegate_connections" ["listener"]
+            "Open client connections.";
+        CONNECTIONS_TOTAL: Counter "tidegate_connections_total" ["listener"]
+            "Accepted client connections.";
+        CONNECTIONS_REFUSED: Counter "tidegate_connections_refused_total" ["listener", "reason"]
+            "Client connections closed before their first request.";
+        TLS_HANDSHAKES: Counter "tidegate_tls_handshakes_total" ["listener", "version"]
+            "Finished TLS handshakes.";
+        TLS_HANDSHAKE_FAILURES: Counter "tidegate_tls_handshake_failures_total" ["listener", "reason"]
+            "TLS handshakes that failed.";
+        HEADS_REFUSED: Counter "tidegate_heads_refused_total" ["listener", "reason"]
+            "Request heads refused by a limit or a deadline of the listener.";
+    }
+    "Upstreams": {
+        RETRIES: Counter "tidegate_upstream_retries_total" ["upstream"]
+            "Tries after the first one.";
+        ENDPOINT_HEALTHY: Gauge "tidegate_endpoint_healthy" ["upstream", "endpoint"]
+            "1 where the endpoint takes requests, else 0.";
+        ENDPOINT_IN_FLIGHT: Gauge "tidegate_endpoint_requests_in_flight" ["upstream", "endpoint"]
+            "Requests being served by the endpoint.";
+        ENDPOINT_REQUESTS: Counter "tidegate_endpoint_requests_total" ["upstream", "endpoint"]
+            "Tries sent to the endpoint.";
+    }
+    "Certificates": {
+        CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
+            "When the site's certificate ends, in seconds since 1970; the earliest of several.";
+    }
+    "Configuration": {
+        CONFIG_GENERATION: Gauge "tidegate_config_generation" []
+            "Number of the configuration in force.";
+        CONFIG_IN_SYNC: Gauge "tidegate_config_in_sync" []
+            "1 where the files on disk are the configuration in force, else 0.";
+        RELOADS: Counter "tidegate_config_reloads_total" ["result"]
+            "Reloads by their result.";
+        LAST_RELOAD: Gauge "tidegate_config_last_reload_timestamp_seconds" []
+            "When the last reload ended, in seconds since 1970; 0 before the first.";
+        LAST_RELOAD_SUCCESSFUL: Gauge "tidegate_config_last_reload_successful" []
+            "1 where the last reload was not refused (or there was none), else 0.";
+        SNAPSHOTS: Gauge "tidegate_config_snapshots" []
+            "Compiled configurations in memory: the one in force and older ones that requests still hold.";
+    }
+    "Process": {
+        ACCESS_LOG_DROPPED: Counter "tidegate_access_log_dropped_total" []
+            "Access log lines that were lost: the queue was full, or the write failed.";
+        BUILD_INFO: Gauge "tidegate_build_info" ["version", "pingora"]
+            "Always 1; the labels name the build.";
+        START_TIME: Gauge "tidegate_process_start_time_seconds" []
+            "When the process started, in seconds since 1970.";
+    }
+}
+
+/// Upper bounds of the whole request and of the upstream's part, in seconds.
+pub(super) const BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0];
+
+/// Upper bounds of the edge's own share, in seconds: it is far below a millisecond where nobody is slow.
+pub(super) const OWN_BUCKETS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 10.0,
+    60.0,
+];
+
+/// Values of `status`, by index; the last is for requests without an answer.
+pub(super) const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+
+macro_rules! label_values {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// All values, in the order of their declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The value of the metric's label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+
+        impl LabelValue for $name {
+            const ALL: &'static [Self] = Self::ALL;
+
+            fn label(self) -> &'static str {
+                self.label()
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )*};
+}
+
+/// A closed list of label values.
+pub(super) trait LabelValue: Copy + 'static {
+    const ALL: &'static [Self];
+    fn label(self) -> &'static str;
+    /// Its place in `ALL`.
+    fn index(self) -> usize;
+}
+
+label_values! {
+    /// Why a request was refused before a route was found.
+    RequestRefused {
+        /// What the client sent is no HTTP, or is HTTP that can be read in two ways.
+        BadRequest = "bad_request",
+        /// No site has the host.
+        UnknownHost = "unknown_host",
+        /// The connection was made under another TLS policy (421).
+        Misdirected = "misdirected",
+        /// No route of the site matches.
+        NoRoute = "no_route",
+        /// A route has the path, and not the method.
+        MethodNotAllowed = "method_not_allowed",
+        /// The path does not decode, or leaves its root.
+        BadPath = "bad_path",
+        /// The edge failed.
+        Internal = "internal",
+    }
+    /// Why a connection was closed before its first request.
+    ConnectionRefused {
+        /// The listener has as many as it may.
+        Limit = "limit",
+        /// The client address has as many as it may.
+        ClientLimit = "client_limit",
+        /// The PROXY header is missing, malformed, or from somebody who is not trusted.
+        ProxyHeader = "proxy_header",
+        /// The edge is ending.
+        Draining = "draining",
+        /// The socket failed.
+        Socket = "socket",
+    }
+    /// The TLS version of a handshake.
+    TlsVersion {
+        /// TLS 1.2 (RFC 5246).
+        Tls12 = "TLSv1.2",
+        /// TLS 1.3 (RFC 8446).
+        Tls13 = "TLSv1.3",
+    }
+    /// Why a handshake failed.
+    HandshakeFailure {
+        /// The deadline passed.
+        Timeout = "timeout",
+        /// The client went away.
+        Closed = "closed",
+        /// The first bytes are no TLS.
+        NotTls = "not_tls",
+        /// No site has the name asked for, or none was asked for.
+        UnknownHost = "unknown_host",
+        /// The site has no certificate that can be used.
+        NoCertificate = "no_certificate",
+        /// No version in common.
+        Version = "version",
+        /// No cipher suite, group or signature scheme in common.
+        Parameters = "parameters",
+        /// The client's certificate is missing or not accepted.
+        ClientCertificate = "client_certificate",
+        /// The client refused with an alert: it does not trust our certificate, for one.
+        Alert = "alert",
+        /// Anything else.
+        Other = "other",
+    }
+    /// Why a listener refused a request head.
+    HeadRefused {
+        /// The head did not come in time (408).
+        Timeout = "timeout",
+        /// The request target is too long (414).
+        UriTooLong = "uri_too_long",
+        /// The head is too large (431).
+        TooLarge = "too_large",
+        /// It has too many fields (431).
+        TooManyFields = "too_many_fields",
+        /// It can't be read, or in two ways (400).
+        Malformed = "malformed",
+    }
+    /// How a reload ended.
+    ReloadResult {
+        /// A new configuration is in force.
+        Taken = "taken",
+        /// The files say what is in force already.
+        Unchanged = "unchanged",
+        /// The old one stays.
+        Refused = "refused",
+    }
+}
+
+/// A label's values as they stand in this file, for the reference.
+pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'static str>> {
+    fn all<L: LabelValue>() -> Vec<&'static str> {
+        L::ALL.iter().map(|value| value.label()).collect()
+    }
+    match (definition.name, label) {
+        (_, "status") => Some(STATUS_CLASSES.to_vec()),
+        (_, "result") => Some(all::<ReloadResult>()),
+        (name, "reason") if name == REQUESTS_REFUSED.name => Some(all::<RequestRefused>()),
+        (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),
+        (name, "reason") if name == TLS_HANDSHAKE_FAILURES.name => Some(all::<HandshakeFailure>()),
+        (name, "reason") if name == HEADS_REFUSED.name => Some(all::<HeadRefused>()),
+        (name, "version") if name == TLS_HANDSHAKES.name => Some(all::<TlsVersion>()),
+        _ => None,
+    }
+}
