@@ -359,7 +359,7 @@ impl RawRoute {
             let at = path.key("methods").index(i);
             match Method::from_bytes(method.as_bytes()) {
                 Ok(parsed) if method.bytes().all(|b| !b.is_ascii_lowercase()) => {
-                    conditions.methods.push(parsed)
+                    conditions.methods.push(parsed);
                 }
                 Ok(_) => {
                     problems

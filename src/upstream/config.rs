@@ -610,7 +610,7 @@ impl RawStatuses {
         };
         match range {
             Some((low, high)) if (100..=599).contains(&low) && (low..=599).contains(&high) => {
-                into.push((low, high))
+                into.push((low, high));
             }
             _ => {
                 problems

@@ -1,0 +1,34 @@
+# What one does with this package. Each target is a line or a plain script in scripts/.
+.DEFAULT_GOAL := help
+.PHONY: help run test test-slow check bench reference
+
+# More arguments for the command behind a target: make test ARGS=layers
+ARGS ?=
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## build the release binary and start the edge with three demo origins
+	@scripts/setup.sh build
+	cargo build --release --locked
+	./target/release/tidegate run --config conf/tidegate.toml --demo $(ARGS)
+
+test: ## run all tests but the slow ones
+	@scripts/setup.sh test
+	@scripts/test.sh $(ARGS)
+
+test-slow: ## run the tests that are marked #[ignore], each of which says why
+	@scripts/setup.sh test
+	@scripts/test.sh --slow $(ARGS)
+
+check: ## formatting, lints, docs, licences, layers, shell scripts
+	@scripts/setup.sh build
+	@scripts/check.sh
+
+bench: ## micro-benchmarks of the request path
+	@scripts/setup.sh build
+	cargo bench --locked --bench hot_path -- $(ARGS)
+
+reference: ## write docs/reference and the schema anew, from the code
+	@scripts/setup.sh build
+	UPDATE_REFERENCE=1 cargo test --locked --test it reference
