@@ -2,7 +2,7 @@
 //!
 //! Place: `early_request_filter` and `request_filter`. Nothing here looks at a body.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{Method, StatusCode, Uri, Version, header::CONTENT_LENGTH, header::HOST};
 use pingora_error::Result;
@@ -223,7 +223,8 @@ async fn enter(session: &mut Session, ctx: &mut RequestContext, route: Arc<Route
         return Ok(Arrived::Answered);
     }
     match &route.target {
-        Target::Upstream { index, timeouts } => {
+        Target::Upstream { index, timeouts, metrics } => {
+            ctx.labels.upstream = Some(metrics.clone());
             ctx.tries.upstream = Some(*index);
             ctx.tries.timeouts = *timeouts;
             ctx.tries.is_stream = is_stream(session);
@@ -285,11 +286,6 @@ fn redirect_location(header: &RequestHeader, ctx: &RequestContext, route: &Route
         "scheme" => Some(scheme),
         name => captured.as_ref().and_then(|captured| captured(name)),
     })
-}
-
-/// The address of a client for the access log.
-pub(super) fn client_of(ctx: &RequestContext) -> Option<IpAddr> {
-    ctx.client.address
 }
 
 #[cfg(test)]

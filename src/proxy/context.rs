@@ -12,7 +12,10 @@ use super::{client_address::ClientAddress, connection::ConnectionInfo, failure::
 use crate::{
     policy::PolicyContext,
     snapshot::{Route, Site, Snapshot},
-    telemetry::{AccessLog, InFlight, RouteMetrics},
+    telemetry::{
+        AccessLog,
+        metrics::{InFlight, RouteMetrics, UpstreamMetrics},
+    },
     types::Name,
     upstream::{Picked, Timeouts, Tried},
 };
@@ -61,6 +64,7 @@ pub(super) struct Labels {
     pub(super) route: Option<Name>,
     pub(super) metrics: Option<Arc<RouteMetrics>>,
     pub(super) in_flight: Option<InFlight>,
+    pub(super) upstream: Option<Arc<UpstreamMetrics>>,
     pub(super) access_log: Option<Arc<AccessLog>>,
 }
 

@@ -115,7 +115,7 @@ fn may_try_again(ctx: &RequestContext) -> bool {
 fn count_retry(ctx: &mut RequestContext) {
     // The endpoint's in-flight count ends with its try.
     ctx.tries.picked = None;
-    if let Some(metrics) = &ctx.labels.metrics {
+    if let Some(metrics) = &ctx.labels.upstream {
         metrics.retried();
     }
 }

@@ -5,7 +5,7 @@
 use http::{Method, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType};
 
-use crate::policy::Denied;
+use crate::{policy::Denied, telemetry::metrics::RequestRefused};
 
 /// A request that is answered by the edge itself, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +130,20 @@ impl Failure {
             Self::ClientInvalid => "client_invalid",
             Self::ClientGone => "client_gone",
             Self::Internal => "internal",
+        }
+    }
+
+    /// As it is counted where no site was found.
+    pub fn refused(&self) -> RequestRefused {
+        match self {
+            Self::UnknownHost { .. } => RequestRefused::UnknownHost,
+            Self::Misdirected => RequestRefused::Misdirected,
+            Self::BadPath(_) => RequestRefused::BadPath,
+            Self::UriTooLong | Self::HeadTooLarge => RequestRefused::TooLarge,
+            Self::NotFound => RequestRefused::NoRoute,
+            Self::MethodNotAllowed(_) => RequestRefused::MethodNotAllowed,
+            Self::Internal => RequestRefused::Internal,
+            _ => RequestRefused::BadRequest,
         }
     }
 

@@ -28,7 +28,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 pub use connection::ConnectionInfo;
 pub use context::RequestContext;
 
-use crate::{snapshot::Snapshot, telemetry::Metrics};
+use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
 
 /// The edge as Pingora sees it.
 pub struct Edge {

@@ -2,12 +2,15 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderName, Version};
+use http::Version;
 use pingora_error::Error;
 use pingora_proxy::Session;
 
-use super::{arrive::client_of, context::RequestContext, failure::Failure};
-use crate::telemetry::{Entry, Metrics};
+use super::{context::RequestContext, failure::Failure};
+use crate::telemetry::{
+    Entry,
+    metrics::{Metrics, RequestRefused},
+};
 
 /// Counts a finished request and writes its line.
 pub(super) fn record(session: &Session, error: Option<&Error>, ctx: &mut RequestContext, metrics: &Metrics) {
@@ -26,21 +29,26 @@ pub(super) fn record(session: &Session, error: Option<&Error>, ctx: &mut Request
     };
     match &ctx.labels.metrics {
         Some(route) => route.finished(status, took, upstream, ctx.body_bytes, bytes_out),
-        None => metrics.refused(reason.unwrap_or("none")),
+        None => metrics.refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused)),
     }
     ctx.labels.in_flight = None;
     if let Some(log) = ctx.labels.access_log.clone() {
         let header = session.req_header();
-        let lookup = |name: &HeaderName| header.headers.get(name).map(http::HeaderValue::as_bytes);
+        let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);
+        let trace = header.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        let picked = ctx.tries.picked.as_ref();
         log.write(&Entry {
             time: SystemTime::now(),
             request_id: ctx.request_id.to_str().unwrap_or_default(),
-            client: client_of(ctx),
+            // version-trace-parent-flags (W3C Trace Context, section 3.2).
+            trace_id: trace.and_then(|text| text.split('-').nth(1)).filter(|id| id.len() == 32),
+            client: ctx.client.address,
             method: header.method.as_str(),
-            host: &ctx.host,
-            path: header.uri.path(),
-            query: header.uri.query(),
+            host: ctx.host.as_bytes(),
+            path: header.uri.path().as_bytes(),
+            query: header.uri.query().map(str::as_bytes),
             protocol: protocol(header.version),
+            tls_version: ctx.connection.as_ref().and_then(|connection| connection.tls_version()),
             status,
             bytes_in: ctx.body_bytes,
             bytes_out,
@@ -48,12 +56,11 @@ pub(super) fn record(session: &Session, error: Option<&Error>, ctx: &mut Request
             upstream_duration: upstream,
             site: ctx.labels.site.as_deref(),
             route: ctx.labels.route.as_deref(),
-            upstream: ctx.tries.picked.as_ref().map(|picked| picked.upstream_name()),
-            endpoint: ctx.tries.picked.as_ref().map(|picked| picked.endpoint_label()),
+            upstream: picked.map(|picked| picked.upstream_name()),
+            endpoint: picked.map(|picked| picked.endpoint.address()),
             tries: ctx.tries.count,
-            tls: ctx.connection.as_ref().and_then(|connection| connection.tls_version()),
+            error: reason,
             header: &lookup,
-            reason,
         });
     }
     if let Some(connection) = &ctx.connection {

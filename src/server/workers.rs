@@ -31,7 +31,7 @@ use crate::{
     listener::{Serve, Worker},
     proxy::{ConnectionInfo, Edge},
     snapshot::Snapshot,
-    telemetry::Metrics,
+    telemetry::metrics::Metrics,
     upstream::MAX_TRIES,
 };
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -14,13 +14,13 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    Alive, Blueprint, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
+    Blueprint, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
     compile::{RouteBlueprint, SiteBlueprint, TargetBlueprint, expression},
 };
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
     route::HostTable,
-    telemetry::{AccessLog, AccessLogConfig, Metrics},
+    telemetry::{AccessLog, AccessLogConfig, metrics::Metrics},
     tls::TlsLive,
     types::Name,
     upstream,
@@ -36,7 +36,6 @@ pub struct Live {
     /// Certificates and TLS policies.
     pub tls: Arc<TlsLive>,
     generation: AtomicU64,
-    alive: Arc<AtomicUsize>,
     access_log: Mutex<Option<(AccessLogConfig, Arc<AccessLog>)>>,
 }
 
@@ -67,14 +66,8 @@ impl Live {
             upstreams: upstream::Live::new(control.clone()),
             tls: TlsLive::new(state_dir, control)?,
             generation: AtomicU64::new(0),
-            alive: Arc::new(AtomicUsize::new(0)),
             access_log: Mutex::new(None),
         })
-    }
-
-    /// Snapshots that something still holds.
-    pub fn snapshots_alive(&self) -> usize {
-        self.alive.load(Ordering::Relaxed)
     }
 
     /// Forgets state that nothing has held for ten minutes.
@@ -113,7 +106,7 @@ impl Live {
             slashes: config.server.slashes,
             https_port: config.server.https_port,
             access_log,
-            _alive: Alive::new(self.alive.clone()),
+            _alive: self.metrics.snapshot(),
         })
     }
 
@@ -153,7 +146,11 @@ impl Live {
 
     fn attach_route(&self, site: &Name, route: RouteBlueprint) -> Route {
         let target = match route.target {
-            TargetBlueprint::Upstream { index, timeouts } => Target::Upstream { index, timeouts },
+            TargetBlueprint::Upstream { index, timeouts } => Target::Upstream {
+                index,
+                timeouts,
+                metrics: self.metrics.upstream(route.upstream.as_deref().unwrap_or_default()),
+            },
             TargetBlueprint::Respond(answer) => Target::Respond(answer),
             TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
         };

@@ -10,10 +10,7 @@ mod site;
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use foldhash::fast::RandomState;
@@ -25,7 +22,7 @@ pub use site::{Route, Site, StaticAnswer, StaticBody, Target};
 use crate::{
     config::ListenerLimits,
     route::{HostTable, normalise::Slashes},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, metrics::LiveSnapshot},
     tls::SiteTls,
     types::{Cidr, Name},
     upstream::Upstream,
@@ -51,7 +48,7 @@ pub struct Snapshot {
     /// One line a request.
     pub access_log: Option<Arc<AccessLog>>,
     /// Counts snapshots that something still holds.
-    _alive: Alive,
+    _alive: LiveSnapshot,
 }
 
 /// What a listener serves.
@@ -117,22 +114,5 @@ impl Snapshot {
             Some(tls) => tls.map_or(TlsChoice::Refuse, TlsChoice::Use),
             None => table.default_tls.clone().map_or(TlsChoice::Refuse, TlsChoice::Use),
         }
-    }
-}
-
-/// Counts live snapshots, so that a leak is seen.
-#[derive(Debug)]
-struct Alive(Arc<AtomicUsize>);
-
-impl Alive {
-    fn new(count: Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -10,7 +10,7 @@ use regex::Regex;
 use crate::{
     policy::Chain,
     route::{Rewrite, RouteTable, Template},
-    telemetry::RouteMetrics,
+    telemetry::metrics::{RouteMetrics, UpstreamMetrics},
     tls::SiteTls,
     types::Name,
     upstream::Timeouts,
@@ -65,6 +65,8 @@ pub enum Target {
         index: usize,
         /// Route before site before upstream.
         timeouts: Timeouts,
+        /// Counts its retries.
+        metrics: Arc<UpstreamMetrics>,
     },
     /// Elsewhere.
     Redirect {

@@ -187,6 +187,8 @@ label_values! {
         MethodNotAllowed = "method_not_allowed",
         /// The path does not decode, or leaves its root.
         BadPath = "bad_path",
+        /// The target or the head is larger than the listener takes (414, 431).
+        TooLarge = "too_large",
         /// The edge failed.
         Internal = "internal",
     }

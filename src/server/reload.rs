@@ -1,0 +1,229 @@
+//! From files on disk to a configuration in force: one swap, or nothing.
+//!
+//! Order: load, compile, bind new listeners, attach live state, probe new endpoints for a while, end listeners that are
+//! gone, swap, start listeners that are new, keep the texts as the last good ones. Up to the swap every step can refuse,
+//! and then the old configuration serves on.
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use tracing::{error, info, warn};
+
+use super::state::Core;
+use crate::{
+    config::{self, Config, Loaded, Report},
+    snapshot::{self, Leniency},
+    telemetry::metrics::ReloadResult,
+    types::{KeyPath, Problems},
+};
+
+/// What asked for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trigger {
+    /// The files changed.
+    Watch,
+    /// SIGHUP.
+    Signal,
+    /// The admin API.
+    Api,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What is wrong.
+    pub report: Report,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.report.render(false))
+    }
+}
+
+impl Core {
+    /// Takes the files as they are now.
+    ///
+    /// # Errors
+    /// The old configuration stays in force.
+    pub(super) async fn reload(&self, trigger: Trigger) -> Result<u64, Refusal> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let result = self.try_reload(trigger).await;
+        let now = SystemTime::now();
+        match &result {
+            Ok(Taken { generation, is_new: true }) => {
+                self.live.metrics.reloaded(ReloadResult::Taken, now);
+                info!(generation, ?trigger, "configuration in force");
+            }
+            Ok(Taken { generation, .. }) => {
+                self.live.metrics.reloaded(ReloadResult::Unchanged, now);
+                info!(generation, ?trigger, "configuration unchanged");
+            }
+            Err(refusal) => self.report_refusal(refusal, trigger, now),
+        }
+        if result.is_ok() {
+            self.change_in_force(|in_force| in_force.is_in_sync = true);
+            self.live.metrics.config_in_sync(true);
+        }
+        result.map(|taken| taken.generation)
+    }
+
+    fn report_refusal(&self, refusal: &Refusal, trigger: Trigger, now: SystemTime) {
+        self.live.metrics.reloaded(ReloadResult::Refused, now);
+        self.live.metrics.config_in_sync(false);
+        let problems: Vec<String> = refusal.report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect();
+        error!(
+            ?trigger,
+            errors = refusal.report.errors(),
+            first = problems.first().map(String::as_str).unwrap_or_default(),
+            "configuration refused: the old one stays in force"
+        );
+        self.change_in_force(|in_force| {
+            in_force.is_in_sync = false;
+            in_force.last = super::state::LastReload { at: now, result: "refused", problems };
+        });
+    }
+
+    async fn try_reload(&self, trigger: Trigger) -> Result<Taken, Refusal> {
+        let path = self.options.config.clone();
+        let loading = self.control.spawn_blocking(move || config::load(&path));
+        let loaded = match loading.await {
+            Ok(Ok(loaded)) => loaded,
+            Ok(Err(report)) => return Err(Refusal { report }),
+            Err(panic) => {
+                error!(%panic, "loading the configuration failed");
+                return Ok(Taken { generation: self.snapshot.load().generation, is_new: false });
+            }
+        };
+        let present = self.in_force();
+        // The API and the signal also take changed certificates and bodies, which are not part of the hash.
+        if trigger == Trigger::Watch && loaded.hash == present.hash && present.is_in_sync {
+            return Ok(Taken { generation: self.snapshot.load().generation, is_new: false });
+        }
+        let config = Arc::new(loaded.config.clone());
+        let mut problems = Problems::new();
+        refuse_fixed(&config, &present.config, &mut problems);
+        let compiling = config.clone();
+        let compiled = self.control.spawn_blocking(move || {
+            let mut found = Problems::new();
+            let blueprint = snapshot::compile(&compiling, Leniency::Strict, &mut found);
+            (blueprint, found)
+        });
+        let blueprint = match compiled.await {
+            Ok((blueprint, found)) => {
+                problems.extend(found);
+                blueprint
+            }
+            Err(panic) => {
+                problems.error(&KeyPath::root(), format!("compiling it failed: {panic}"));
+                None
+            }
+        };
+        let Some(blueprint) = blueprint.filter(|_| !problems.has_errors()) else {
+            return Err(refused(&loaded, problems));
+        };
+        let plan = match self.listeners.plan(&config.listeners) {
+            Ok(plan) => plan,
+            Err(failures) => {
+                report_binds(&failures, &mut problems);
+                return Err(refused(&loaded, problems));
+            }
+        };
+        let next = match self.live.attach(blueprint) {
+            Ok(next) => next,
+            Err(attach) => {
+                problems.error(&KeyPath::root(), attach.to_string());
+                return Err(refused(&loaded, problems));
+            }
+        };
+        let probed = futures_util::future::join_all(next.upstreams.iter().map(|upstream| upstream.probed()));
+        // An endpoint that was not probed in time serves where none is healthy.
+        drop(tokio::time::timeout(config.reload.warm_up, probed).await);
+        let generation = next.generation;
+        let plan = self.listeners.retire(plan);
+        self.snapshot.store(Arc::new(next));
+        self.listeners.start(plan);
+        self.live.metrics.generation(generation);
+        if let Some(logging) = &self.options.logging {
+            logging.set_level(config.log_level);
+        }
+        for diagnostic in loaded.report.diagnostics().chain(loaded.report_of(problems).diagnostics()) {
+            warn!("{diagnostic}");
+        }
+        let now = SystemTime::now();
+        self.change_in_force(|in_force| {
+            in_force.config = config.clone();
+            in_force.hash = loaded.hash;
+            in_force.since = now;
+            in_force.last = super::state::LastReload { at: now, result: "taken", problems: Vec::new() };
+        });
+        self.keep_as_last_good(loaded);
+        Ok(Taken { generation, is_new: true })
+    }
+
+    /// The first listeners of an edge; its snapshot is in force already.
+    pub(super) fn bind_first(&self, config: &Config, loaded: &Loaded) -> Result<(), Report> {
+        match self.listeners.plan(&config.listeners) {
+            Ok(plan) => {
+                let plan = self.listeners.retire(plan);
+                self.listeners.start(plan);
+                Ok(())
+            }
+            Err(failures) => {
+                let mut problems = Problems::new();
+                report_binds(&failures, &mut problems);
+                Err(loaded.report_of(problems))
+            }
+        }
+    }
+
+    /// Writes the texts to the state directory, beside the request path.
+    pub(super) fn keep_as_last_good(&self, loaded: Loaded) {
+        let state_dir = self.config().server.state_dir.clone();
+        self.control.spawn_blocking(move || {
+            if let Err(error) = config::save_last_good(&state_dir, &loaded) {
+                warn!(%error, "the last good configuration can't be kept");
+            }
+        });
+    }
+}
+
+struct Taken {
+    generation: u64,
+    is_new: bool,
+}
+
+fn refused(loaded: &Loaded, problems: Problems) -> Refusal {
+    Refusal { report: loaded.report_of(problems) }
+}
+
+fn report_binds(failures: &[(crate::types::Name, std::io::Error)], problems: &mut Problems) {
+    for (name, error) in failures {
+        let path = KeyPath::of(&["listeners", name, "address"]);
+        let problem = problems.error(&path, format!("the address can't be bound: {error}"));
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => problem.help("another process listens there"),
+            std::io::ErrorKind::PermissionDenied => {
+                problem.help("ports under 1024 need CAP_NET_BIND_SERVICE, or root; or choose a higher one")
+            }
+            _ => problem,
+        };
+    }
+}
+
+/// What a running edge can't change.
+fn refuse_fixed(new: &Config, old: &Config, problems: &mut Problems) {
+    let fixed = [
+        ("server", "threads", new.server.threads != old.server.threads),
+        ("server", "workers", new.server.workers != old.server.workers),
+        ("server", "state_dir", new.server.state_dir != old.server.state_dir),
+        ("admin", "address", new.admin.address != old.admin.address),
+        ("admin", "token", new.admin.token != old.admin.token),
+    ];
+    for (section, key, is_changed) in fixed {
+        if is_changed {
+            problems
+                .error(&KeyPath::of(&[section, key]), format!("`{section}.{key}` can't change while the edge runs"))
+                .help("restart the edge, or take the change back");
+        }
+    }
+}
