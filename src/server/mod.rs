@@ -1,6 +1,7 @@
 //! Wiring: runtimes, the first configuration, background tasks, the end. No logic of its own.
 
 mod control;
+mod listening;
 mod reload;
 mod state;
 mod workers;
@@ -8,29 +9,32 @@ mod workers;
 use std::{
     fmt, io,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, atomic::AtomicU8},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use tokio::runtime::{Builder, Runtime};
-use tracing::{info, warn};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Notify,
+};
+use tracing::{error, info, warn};
 
 pub use self::reload::Refusal;
 use self::{
     control::AdminControl,
     reload::Trigger,
-    state::{Core, Phase},
+    state::{Core, InForce, Phase},
     workers::Workers,
 };
 use crate::{
-    admin::AdminServer,
-    config::{self, Loaded, Report, Watcher},
-    listener::ListenerSet,
+    admin::{AdminServer, Token, TokenError},
+    config::{self, Config, Loaded, Report, Watcher},
     snapshot::{self, AttachError, Leniency, Live},
     telemetry::{logging::Logging, metrics::Metrics},
-    types::Problems,
+    types::{ListenAddress, Problems, SecretSource},
+    upstream::Upstream,
 };
 
 /// How long `/ready` waits for the first probes.
@@ -67,17 +71,12 @@ pub enum StartError {
     /// A runtime or a thread.
     #[error("the runtime can't be started: {0}")]
     Runtime(#[source] io::Error),
-    /// The state directory.
-    #[error("the state directory {} can't be used: {source}", .path.display())]
-    State {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: crate::tls::TlsError,
-    },
     /// Certificates or the access log.
     #[error(transparent)]
     Attach(#[from] AttachError),
+    /// The admin listener's token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The admin listener.
     #[error("the admin listener can't be bound to {address}: {source}")]
     Admin {
@@ -107,19 +106,78 @@ impl fmt::Debug for EdgeHandle {
 #[derive(Debug)]
 pub struct Edge;
 
+/// A configuration that is ready to be started with.
+#[derive(Debug)]
+pub struct Prepared {
+    options: Options,
+    loaded: Loaded,
+    /// Why the last good configuration stands in for the file.
+    broken: Option<Report>,
+    changed: Arc<Notify>,
+    watcher: Option<Watcher>,
+}
+
+impl Prepared {
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// The process's log, whose level a reload may change.
+    pub fn set_logging(&mut self, logging: Logging) {
+        self.options.logging = Some(logging);
+    }
+}
+
 impl Edge {
+    /// Loads the configuration, or the last good one where the file is broken.
+    ///
+    /// # Errors
+    /// [`StartError::Configuration`], with every problem.
+    pub fn prepare(options: Options) -> Result<Prepared, StartError> {
+        let changed = Arc::new(Notify::new());
+        let notify = changed.clone();
+        // It is started first: what changes while the files are read is seen.
+        let watcher = Watcher::start(&options.config, move || notify.notify_one())
+            .inspect_err(|error| warn!(%error, "the configuration files can't be watched; reload by SIGHUP or the API"))
+            .ok();
+        let report = match config::load(&options.config) {
+            Ok(loaded) => {
+                let watcher = watcher.filter(|_| loaded.config.reload.watch);
+                return Ok(Prepared { options, loaded, broken: None, changed, watcher });
+            }
+            Err(report) => report,
+        };
+        let last_good = if options.strict_start {
+            Ok(None)
+        } else {
+            config::load_last_good(&config::state_dir_of(&options.config))
+        };
+        match last_good {
+            Ok(Some(loaded)) => Ok(Prepared { options, loaded, broken: Some(report), changed, watcher }),
+            Ok(None) => Err(StartError::Configuration(Box::new(report))),
+            Err(error) => {
+                warn!(%error, "there is no last good configuration to serve instead");
+                Err(StartError::Configuration(Box::new(report)))
+            }
+        }
+    }
+
     /// Starts an edge in this process; it serves when this returns.
     ///
     /// # Errors
     /// [`StartError`], with every problem of the configuration.
     pub fn start(options: Options) -> Result<EdgeHandle, StartError> {
-        let loaded = first_configuration(&options)?;
-        if let Some(logging) = &options.logging {
-            logging.set_level(loaded.config.log_level);
-        }
-        for line in loaded.report.one_line_each() {
-            warn!("{line}");
-        }
+        Self::prepare(options).and_then(Self::start_prepared)
+    }
+
+    /// Starts an edge with a configuration that is loaded already.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_prepared(prepared: Prepared) -> Result<EdgeHandle, StartError> {
+        let Prepared { options, loaded, broken, changed, watcher } = prepared;
+        tell(&options, &loaded, broken.as_ref());
         let control = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("tidegate-control")
@@ -128,105 +186,111 @@ impl Edge {
             .map_err(StartError::Runtime)?;
         let metrics = Metrics::new();
         let state_dir = &loaded.config.server.state_dir;
-        let live = Live::new(state_dir, control.handle().clone(), metrics.clone())
-            .map_err(|source| StartError::State { path: state_dir.clone(), source })?;
+        let live = Live::new(state_dir, control.handle().clone(), metrics.clone());
         let mut problems = Problems::new();
         let config = Arc::new(loaded.config.clone());
         let blueprint = snapshot::compile(&config, Leniency::DisableSites, &mut problems);
         let report = loaded.report_of(problems);
         let Some(blueprint) = blueprint else { return Err(StartError::Configuration(Box::new(report))) };
-        for line in report.one_line_each() {
-            warn!("{line}");
+        for diagnostic in report.diagnostics() {
+            warn!("{diagnostic}");
         }
         let first = live.attach(blueprint)?;
         let upstreams = first.upstreams.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
         let threads = config.server.threads.map_or_else(available_threads, |threads| threads as usize);
-        let workers = Workers::start(config.server.workers, threads, &snapshot, &metrics).map_err(StartError::Runtime)?;
-        let listeners = ListenerSet::new(
-            workers.list(),
-            reload::events(&metrics),
-            reload::tls_chooser(&snapshot),
-            reload::trusted(&snapshot),
-        );
-        let core = Arc::new(Core::new(options, loaded, snapshot, live, listeners, control.handle().clone()));
-        core.bind_first(&config).map_err(|report| StartError::Configuration(Box::new(report)))?;
+        let workers =
+            Workers::start(config.server.workers, threads, &snapshot, &metrics).map_err(StartError::Runtime)?;
+        let listeners = listening::listener_set(workers.list(), &metrics, &snapshot);
         let admin = match &config.admin.address {
             None => None,
-            Some(address) => {
-                let source = |source| StartError::Admin { address: address.to_string(), source };
-                let server = control.block_on(async { AdminServer::bind(address) }).map_err(source)?;
-                let bound = server.bound().to_string();
-                let serving = server.serve(Arc::new(AdminControl(core.clone())), config.admin.token.clone());
-                control.spawn(serving);
-                Some(bound)
-            }
+            Some(address) => Some(bind_admin(&control, address, config.admin.token.as_ref())?),
         };
-        let watcher = config.reload.watch.then(|| start_watcher(&core)).flatten();
-        core.set_admin(admin.clone());
-        let waiting = core.clone();
-        control.spawn(async move {
-            let probed = futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
-            // A dead upstream must not take the edge out: the wait has an end.
-            drop(tokio::time::timeout(FIRST_PROBES, probed).await);
-            waiting.set_phase(Phase::Ready);
-            info!("ready");
+        let bound_admin = admin.as_ref().map(|(server, _)| server.address().to_string());
+        let core = Arc::new(Core {
+            in_force: Mutex::new(InForce::first(&loaded, config.clone(), broken.as_ref())),
+            options,
+            snapshot,
+            live,
+            listeners,
+            control: control.handle().clone(),
+            started: (Instant::now(), SystemTime::now()),
+            reloading: tokio::sync::Mutex::new(()),
+            phase: AtomicU8::new(Phase::Starting as u8),
         });
-        let sweeping = core.clone();
-        control.spawn(async move {
-            loop {
-                tokio::time::sleep(SWEEP).await;
-                sweeping.live.sweep(Instant::now());
-            }
-        });
-        Ok(EdgeHandle { core, control: Some(control), workers: Some(workers), watcher, admin })
+        core.live.metrics.config_in_sync(broken.is_none());
+        core.live.metrics.generation(core.snapshot.load().generation);
+        core.bind_first(&config, &loaded).map_err(|report| StartError::Configuration(Box::new(report)))?;
+        if let Some((server, token)) = admin {
+            control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token));
+        }
+        if broken.is_none() {
+            core.keep_as_last_good(loaded);
+        }
+        start_tasks(&core, upstreams, changed);
+        Ok(EdgeHandle { core, control: Some(control), workers: Some(workers), watcher, admin: bound_admin })
     }
+}
+
+/// What a start has to say of its configuration.
+fn tell(options: &Options, loaded: &Loaded, broken: Option<&Report>) {
+    if let Some(report) = broken {
+        error!(
+            file = %options.config.display(),
+            "the configuration file is broken: serving the last good one from the state directory; mend the file and it is taken"
+        );
+        for diagnostic in report.diagnostics() {
+            error!("{diagnostic}");
+        }
+    }
+    for diagnostic in loaded.report.diagnostics() {
+        warn!("{diagnostic}");
+    }
+}
+
+fn bind_admin(
+    control: &Runtime,
+    address: &ListenAddress,
+    token: Option<&SecretSource>,
+) -> Result<(AdminServer, Option<Token>), StartError> {
+    let token = token.map(Token::open).transpose()?;
+    let _entered = control.enter();
+    let server = AdminServer::bind(address)
+        .map_err(|source| StartError::Admin { address: address.to_string(), source })?;
+    Ok((server, token))
+}
+
+/// What runs beside the requests: the first probes, reloads by the watcher, forgetting.
+fn start_tasks(core: &Arc<Core>, upstreams: Vec<Arc<Upstream>>, changed: Arc<Notify>) {
+    let waiting = core.clone();
+    core.control.spawn(async move {
+        let probed = futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
+        // A dead upstream must not take the edge out: the wait has an end.
+        drop(tokio::time::timeout(FIRST_PROBES, probed).await);
+        waiting.set_phase(Phase::Ready);
+        info!("ready");
+    });
+    let reloading = Arc::downgrade(core);
+    core.control.spawn(async move {
+        loop {
+            changed.notified().await;
+            let Some(core) = reloading.upgrade() else { return };
+            // It is logged and counted where it happens.
+            drop(core.reload(Trigger::Watch).await);
+        }
+    });
+    let sweeping = Arc::downgrade(core);
+    core.control.spawn(async move {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            let Some(core) = sweeping.upgrade() else { return };
+            core.live.sweep(Instant::now());
+        }
+    });
 }
 
 fn available_threads() -> usize {
     thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
-}
-
-/// The file, or the last good configuration where the file is broken.
-fn first_configuration(options: &Options) -> Result<Loaded, StartError> {
-    let report = match config::load(&options.config) {
-        Ok(loaded) => return Ok(loaded),
-        Err(report) => report,
-    };
-    if options.strict_start {
-        return Err(StartError::Configuration(Box::new(report)));
-    }
-    let Some(last_good) = config::load_last_good(&options.config) else {
-        return Err(StartError::Configuration(Box::new(report)));
-    };
-    tracing::error!(
-        file = %options.config.display(),
-        "the configuration file is broken: serving the last good one from the state directory; mend the file and it is taken"
-    );
-    for line in report.one_line_each() {
-        tracing::error!("{line}");
-    }
-    Ok(last_good)
-}
-
-fn start_watcher(core: &Arc<Core>) -> Option<Watcher> {
-    let reloading = Arc::downgrade(core);
-    let handle = core.control.clone();
-    let watcher = Watcher::start(&core.options.config, move || {
-        if let Some(core) = reloading.upgrade() {
-            handle.spawn(async move { drop(core.reload(Trigger::Watch).await) });
-        }
-    });
-    match watcher {
-        Ok(watcher) => {
-            core.follow_files(&watcher);
-            Some(watcher)
-        }
-        Err(error) => {
-            warn!(%error, "the configuration files can't be watched; reload by SIGHUP or the API");
-            None
-        }
-    }
 }
 
 impl EdgeHandle {
@@ -263,7 +327,11 @@ impl EdgeHandle {
     /// Every problem, in words.
     pub fn reload(&self) -> Result<u64, String> {
         let core = self.core.clone();
-        self.core.control.block_on(async move { core.reload(Trigger::Api).await }).map_err(|refusal| refusal.to_string())
+        let reloading = async move { core.reload(Trigger::Api).await };
+        match self.core.control.block_on(reloading) {
+            Ok(taken) => Ok(taken.generation),
+            Err(refusal) => Err(refusal.to_string()),
+        }
     }
 
     /// A reload by signal: like [`Self::reload`], and it says so in the log.

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::state::Core;
+use super::state::{Core, LastReload};
 use crate::{
     config::{self, Config, Loaded, Report},
     snapshot::{self, Leniency},
@@ -45,7 +45,7 @@ impl Core {
     ///
     /// # Errors
     /// The old configuration stays in force.
-    pub(super) async fn reload(&self, trigger: Trigger) -> Result<u64, Refusal> {
+    pub(super) async fn reload(&self, trigger: Trigger) -> Result<Taken, Refusal> {
         let _one_at_a_time = self.reloading.lock().await;
         let result = self.try_reload(trigger).await;
         let now = SystemTime::now();
@@ -64,7 +64,7 @@ impl Core {
             self.change_in_force(|in_force| in_force.is_in_sync = true);
             self.live.metrics.config_in_sync(true);
         }
-        result.map(|taken| taken.generation)
+        result
     }
 
     fn report_refusal(&self, refusal: &Refusal, trigger: Trigger, now: SystemTime) {
@@ -79,7 +79,7 @@ impl Core {
         );
         self.change_in_force(|in_force| {
             in_force.is_in_sync = false;
-            in_force.last = super::state::LastReload { at: now, result: "refused", problems };
+            in_force.last = Some(LastReload { at: now, result: ReloadResult::Refused, problems });
         });
     }
 
@@ -154,7 +154,8 @@ impl Core {
             in_force.config = config.clone();
             in_force.hash = loaded.hash;
             in_force.since = now;
-            in_force.last = super::state::LastReload { at: now, result: "taken", problems: Vec::new() };
+            in_force.last =
+                Some(LastReload { at: now, result: ReloadResult::Taken, problems: Vec::new() });
         });
         self.keep_as_last_good(loaded);
         Ok(Taken { generation, is_new: true })
@@ -187,9 +188,13 @@ impl Core {
     }
 }
 
-struct Taken {
-    generation: u64,
-    is_new: bool,
+/// A reload that was not refused.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    /// The generation in force.
+    pub(super) generation: u64,
+    /// Whether it came into force by this.
+    pub(super) is_new: bool,
 }
 
 fn refused(loaded: &Loaded, problems: Problems) -> Refusal {

@@ -1,7 +1,6 @@
 //! What the parts of a running edge share.
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -14,9 +13,10 @@ use tokio::runtime::Handle;
 
 use super::Options;
 use crate::{
-    config::{Config, ConfigHash, Loaded, Watcher},
+    config::{Config, ConfigHash, Loaded, Report},
     listener::ListenerSet,
     snapshot::{Live, Snapshot},
+    telemetry::metrics::ReloadResult,
 };
 
 /// Lines of the access log that may still be written at the end.
@@ -45,10 +45,8 @@ pub(super) struct Core {
     pub(super) started: (Instant, SystemTime),
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
-    phase: AtomicU8,
-    in_force: Mutex<InForce>,
-    admin: Mutex<Option<String>>,
-    files: Mutex<Vec<PathBuf>>,
+    pub(super) phase: AtomicU8,
+    pub(super) in_force: Mutex<InForce>,
 }
 
 /// The configuration in force, and the last attempt to change it.
@@ -59,50 +57,30 @@ pub(super) struct InForce {
     pub(super) since: SystemTime,
     /// The files on disk are what is in force.
     pub(super) is_in_sync: bool,
-    pub(super) last: LastReload,
+    pub(super) last: Option<LastReload>,
 }
 
 /// How the last attempt ended.
 #[derive(Clone)]
 pub(super) struct LastReload {
     pub(super) at: SystemTime,
-    pub(super) result: &'static str,
+    pub(super) result: ReloadResult,
     /// One line each.
     pub(super) problems: Vec<String>,
 }
 
-impl Core {
-    pub(super) fn new(
-        options: Options,
-        loaded: Loaded,
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        live: Live,
-        listeners: ListenerSet,
-        control: Handle,
-    ) -> Self {
+impl InForce {
+    /// At the start; `broken` says why the last good configuration stands in for the file.
+    pub(super) fn first(loaded: &Loaded, config: Arc<Config>, broken: Option<&Report>) -> Self {
         let now = SystemTime::now();
-        let is_in_sync = !loaded.is_last_good;
-        live.metrics.config_in_sync(is_in_sync);
-        live.metrics.generation(snapshot.load().generation);
-        let last = LastReload { at: now, result: "started", problems: Vec::new() };
-        let files = loaded.files.clone();
-        let in_force =
-            InForce { config: Arc::new(loaded.config), hash: loaded.hash, since: now, is_in_sync, last };
-        Self {
-            options,
-            snapshot,
-            live,
-            listeners,
-            control,
-            started: (Instant::now(), now),
-            reloading: tokio::sync::Mutex::new(()),
-            phase: AtomicU8::new(Phase::Starting as u8),
-            in_force: Mutex::new(in_force),
-            admin: Mutex::new(None),
-            files: Mutex::new(files),
-        }
+        let problems =
+            broken.map(|report| report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect());
+        let last = problems.map(|problems| LastReload { at: now, result: ReloadResult::Refused, problems });
+        Self { config, hash: loaded.hash, since: now, is_in_sync: broken.is_none(), last }
     }
+}
 
+impl Core {
     pub(super) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,
@@ -131,15 +109,6 @@ impl Core {
     pub(super) fn bound(&self) -> Vec<(String, String)> {
         let bound = self.listeners.bound();
         bound.into_iter().map(|(name, address)| (name.to_string(), address.to_string())).collect()
-    }
-
-    pub(super) fn set_admin(&self, address: Option<String>) {
-        *self.admin.lock().unwrap_or_else(PoisonError::into_inner) = address;
-    }
-
-    /// Tells the watcher which files belong to the configuration.
-    pub(super) fn follow_files(&self, watcher: &Watcher) {
-        watcher.follow(&self.files.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn flush_access_log(&self) {
