@@ -5,6 +5,7 @@
 //! `tests/it/layers.rs` reads the `use crate::` lines and fails on an arrow that points up.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod policy;
 pub mod route;

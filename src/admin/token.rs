@@ -66,7 +66,7 @@ impl Token {
     }
 
     /// The token as it is now. Reads at most 4 KiB of a local file; blocks that long.
-    pub(super) fn current(&self) -> Result<Secret, TokenError> {
+    pub fn current(&self) -> Result<Secret, TokenError> {
         match &self.0 {
             Kind::Fixed(secret) => Ok(secret.clone()),
             Kind::File(path) => read_file(path),
