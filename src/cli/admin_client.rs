@@ -28,8 +28,13 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Where the edge is, and with which token. Shared by the commands that ask it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct AdminArgs {
-    /// The admin listener of the edge: http://HOST:PORT or unix:/PATH
-    #[arg(long, value_name = "ADDRESS", env = "TIDEGATE_ADMIN", default_value_t)]
+    /// The admin listener of the edge
+    #[arg(
+        long,
+        value_name = "http://HOST:PORT|unix:/PATH",
+        env = "TIDEGATE_ADMIN",
+        default_value_t
+    )]
     pub admin: AdminAddress,
     /// File with the admin token
     #[arg(long, value_name = "FILE", env = "TIDEGATE_ADMIN_TOKEN_FILE")]

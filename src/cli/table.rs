@@ -3,8 +3,13 @@
 //! Columns are as wide as their widest cell; a row is one line. Colours are put in after the layout, so that they don't
 //! count as width; the stream that prints them drops them where nobody would see them.
 
+use std::fmt::Write as _;
+
 use anstyle::Style;
 use comfy_table::{Cell, ContentArrangement, presets};
+
+/// The header of a column, and how a word in it is styled.
+pub(super) type Styled = (&'static str, fn(&str) -> Style);
 
 /// A table under construction.
 pub(super) struct Table {
@@ -28,7 +33,7 @@ impl Table {
     }
 
     /// The lines, with the cells of one column styled by what they say.
-    pub(super) fn render(mut self, styled: Option<(&str, fn(&str) -> Style)>) -> String {
+    pub(super) fn render(mut self, styled: Option<Styled>) -> String {
         for column in self.table.column_iter_mut() {
             column.set_padding((0, 2));
         }
@@ -63,9 +68,8 @@ fn style_word(text: &mut String, line: &str, start: usize, style: fn(&str) -> St
     match split {
         Some((before, (word, after))) => {
             let style = style(word);
-            text.push_str(before);
-            text.push_str(&format!("{style}{word}{style:#}"));
-            text.push_str(after);
+            // Writing to a string does not fail.
+            let _ = write!(text, "{before}{style}{word}{style:#}{after}");
         }
         None => text.push_str(line),
     }

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::sync::Arc;
 
 use clap::{Args as _, FromArgMatches as _};
 use futures_util::future::BoxFuture;
@@ -78,8 +78,7 @@ fn sample() -> Status {
 }
 
 fn now() -> SystemTime {
-    // 2026-11-21T07:35:00Z
-    UNIX_EPOCH + Duration::from_secs(1_795_246_500)
+    "2026-11-21T07:35:00Z".parse::<Timestamp>().unwrap().into()
 }
 
 #[test]
