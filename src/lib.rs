@@ -4,6 +4,8 @@
 //! `cli > server > admin > listener > proxy > snapshot > config > route > rollout > upstream > policy > tls > state > telemetry > types`.
 //! `tests/it/layers.rs` reads the `use crate::` lines and fails on an arrow that points up.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod policy;
 pub mod route;

@@ -249,6 +249,8 @@ label_values! {
         Malformed = "malformed",
     }
     /// How a reload ended.
+    #[derive(serde::Serialize, serde::Deserialize)]
+    #[serde(rename_all = "snake_case")]
     ReloadResult {
         /// A new configuration is in force.
         Taken = "taken",

@@ -1,0 +1,88 @@
+//! The admin listener: liveness, readiness, metrics, status, reload.
+//!
+//! Not on the request path: it has its own listener and its own task, so that it answers when the data plane is busy.
+//! What it shows and does comes from a [`Control`]; this module only speaks HTTP and decides who may ask.
+//!
+//! Invariants: `/live` and `/ready` are open to everybody. All else needs the token where one is configured, and a
+//! loopback host name where none is (DNS rebinding). Nothing is changed by a request from another site's page.
+
+mod access;
+mod handle;
+mod server;
+mod status;
+mod token;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    server::AdminServer,
+    status::{
+        CertificateStatus, ConfigurationStatus, EndpointStatus, HealthStatus, ListenerStatus,
+        ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+    },
+    token::{Token, TokenError},
+};
+
+/// What the admin listener shows and does.
+pub trait Control: Send + Sync + 'static {
+    /// Whether traffic should be sent to this edge. Never depends on the health of upstreams.
+    fn readiness(&self) -> Readiness;
+
+    /// Everything `tidegate status` shows.
+    fn status(&self) -> Status;
+
+    /// The metrics in Prometheus' text format.
+    fn metrics(&self) -> String;
+
+    /// Reads the configuration again and puts it in force if it is right. Runs to its end, also when the client that
+    /// asked for it goes away. Calls may overlap.
+    fn reload(&self) -> BoxFuture<'_, ReloadOutcome>;
+}
+
+/// Whether traffic should be sent to this edge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Readiness {
+    /// Not yet.
+    #[default]
+    Starting,
+    /// Yes.
+    Ready,
+    /// No more.
+    Draining,
+}
+
+impl Readiness {
+    /// The word that `/ready` and the status show.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReloadOutcome {
+    /// A new configuration is in force.
+    Taken {
+        /// Its number.
+        generation: u64,
+    },
+    /// The files say what is in force already.
+    Unchanged {
+        /// The number of what is in force.
+        generation: u64,
+    },
+    /// The old configuration stays.
+    Refused {
+        /// The located problems.
+        problems: serde_json::Value,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! The admin listener's socket and connections.
+//!
+//! HTTP/1.1 only. Bounds: 64 connections (more are closed at once), 10 s for a request head or an idle connection, 64
+//! KiB of head, one minute a connection. Dropping the future of [`AdminServer::serve`] closes the listener and every
+//! connection.
+
+use std::{
+    convert::Infallible,
+    fs, io,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+    time,
+};
+
+use super::{
+    Control, Token,
+    handle::{Context, handle},
+};
+use crate::types::ListenAddress;
+
+const MAX_CONNECTIONS: usize = 64;
+const MAX_HEAD_BYTES: usize = 64 << 10;
+const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// After it, a connection takes no new request.
+const MAX_AGE: Duration = Duration::from_mins(1);
+/// And what is under way has so long to end: a reload may wait for probes.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// Pause after an accept that failed (no file descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+const BACKLOG: i32 = 128;
+
+/// A bound admin listener.
+#[derive(Debug)]
+pub struct AdminServer {
+    listener: Listener,
+    address: ListenAddress,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl AdminServer {
+    /// Binds the address. Port 0 takes a free one. A Unix socket belongs to its user alone (mode 0600); one that
+    /// nobody listens on any more is replaced.
+    ///
+    /// # Errors
+    /// What the system says; a path that is no socket, or a socket in use, is `AddrInUse`.
+    pub fn bind(address: &ListenAddress) -> io::Result<Self> {
+        match address {
+            ListenAddress::Tcp(address) => {
+                let listener = std::net::TcpListener::bind(address)?;
+                listener.set_nonblocking(true)?;
+                let address = ListenAddress::Tcp(listener.local_addr()?);
+                Ok(Self { listener: Listener::Tcp(listener), address })
+            }
+            ListenAddress::Unix(path) => {
+                let listener = bind_unix(path)?;
+                Ok(Self { listener: Listener::Unix(listener), address: address.clone() })
+            }
+        }
+    }
+
+    /// Where it is bound, with the port that the system chose.
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+
+    /// Answers until it is dropped. `token` is what requests must carry, where one is configured. Needs a Tokio runtime.
+    ///
+    /// # Errors
+    /// The socket can't be registered with the runtime.
+    pub async fn serve(
+        self,
+        control: Arc<dyn Control>,
+        token: Option<Token>,
+    ) -> io::Result<Infallible> {
+        let context = Arc::new(Context { control, token });
+        let mut connections = JoinSet::new();
+        match self.listener {
+            Listener::Tcp(listener) => {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                loop {
+                    let accepted = listener.accept().await.map(|(stream, _)| stream);
+                    take(accepted, &mut connections, &context, false).await;
+                }
+            }
+            Listener::Unix(listener) => {
+                let listener = tokio::net::UnixListener::from_std(listener)?;
+                loop {
+                    let accepted = listener.accept().await.map(|(stream, _)| stream);
+                    take(accepted, &mut connections, &context, true).await;
+                }
+            }
+        }
+    }
+}
+
+/// Starts to answer a connection, where there is room for it.
+async fn take<S>(
+    accepted: io::Result<S>,
+    connections: &mut JoinSet<()>,
+    context: &Arc<Context>,
+    is_unix: bool,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // Those that ended make room.
+    while connections.try_join_next().is_some() {}
+    match accepted {
+        Ok(stream) if connections.len() < MAX_CONNECTIONS => {
+            connections.spawn(answer(stream, Arc::clone(context), is_unix));
+        }
+        Ok(_) => tracing::debug!("admin connection closed: there are too many"),
+        Err(error) => {
+            tracing::warn!(%error, "admin connection can't be accepted");
+            time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer<S>(stream: S, context: Arc<Context>, is_unix: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let context = Arc::clone(&context);
+        async move { Ok::<_, Infallible>(handle(&request, &context, is_unix).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = time::sleep(MAX_AGE) => {
+            connection.as_mut().graceful_shutdown();
+            time::timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "admin connection failed");
+    }
+}
+
+/// Binds a Unix socket that only its user can connect to: the mode is set before the socket listens.
+fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "the path is not a socket"));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

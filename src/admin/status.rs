@@ -1,0 +1,169 @@
+//! What `GET /v1/status` answers and `tidegate status` prints.
+//!
+//! Times are RFC 3339 in UTC ([`crate::telemetry::rfc3339`]). Fields may be added; none changes its meaning.
+
+use serde::{Deserialize, Serialize};
+
+use super::Readiness;
+use crate::telemetry::metrics::ReloadResult;
+
+/// The state of an edge.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of Tidegate.
+    pub version: String,
+    /// Whether traffic should be sent to it.
+    pub state: Readiness,
+    /// When the process started.
+    pub started: String,
+    /// How long it has run, in seconds.
+    pub uptime_seconds: u64,
+    /// The number of the configuration in force.
+    pub generation: u64,
+    /// The configuration in force, and whether it is the one on disk.
+    pub configuration: ConfigurationStatus,
+    /// Listeners, by name.
+    pub listeners: Vec<ListenerStatus>,
+    /// Sites, by name.
+    pub sites: Vec<SiteStatus>,
+    /// Upstreams, by name.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Certificates, by site.
+    pub certificates: Vec<CertificateStatus>,
+    /// Requests by route, by site and name.
+    pub routes: Vec<RouteStatus>,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// The file it was read from.
+    pub file: String,
+    /// The hash of the resolved configuration.
+    pub hash: String,
+    /// When it came into force.
+    pub loaded_at: String,
+    /// Whether the files on disk say the same.
+    pub in_sync: bool,
+    /// The last reload, where there was one.
+    pub last_reload: Option<ReloadStatus>,
+}
+
+/// A reload that ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// When.
+    pub at: String,
+    /// How.
+    pub result: ReloadResult,
+    /// Why it was refused: `file:line:column key: what is wrong`.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is bound.
+    pub address: String,
+    /// It speaks TLS.
+    pub tls: bool,
+    /// Open connections.
+    pub connections: u64,
+}
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// Its name.
+    pub name: String,
+    /// Its host names.
+    pub hosts: Vec<String>,
+    /// The names of its routes.
+    pub routes: Vec<String>,
+}
+
+/// An upstream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: String,
+    /// How a request finds its endpoint.
+    pub balance: String,
+    /// Its endpoints, by address.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Where it is reached.
+    pub address: String,
+    /// Its share of the requests, relative to the others.
+    pub weight: u32,
+    /// Whether it takes requests.
+    pub health: HealthStatus,
+    /// Since when.
+    pub since: Option<String>,
+    /// What its last failed probe said.
+    pub last_error: Option<String>,
+    /// Requests that it is serving.
+    pub in_flight: u64,
+    /// Tries sent to it so far.
+    pub requests: u64,
+}
+
+/// The health of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// It takes requests.
+    Healthy,
+    /// It takes none.
+    Unhealthy,
+    /// It has not been probed, or never is.
+    Unknown,
+}
+
+impl HealthStatus {
+    /// The word that is shown.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The certificate of a site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The site.
+    pub site: String,
+    /// The names it is for.
+    pub names: Vec<String>,
+    /// Who signed it.
+    pub issuer: String,
+    /// When it ends.
+    pub not_after: String,
+}
+
+/// What a route has counted since the process started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// The site.
+    pub site: String,
+    /// The route.
+    pub route: String,
+    /// The upstream, where there is one.
+    pub upstream: Option<String>,
+    /// Finished requests.
+    pub requests: u64,
+    /// Those of them that were answered with 5xx.
+    pub server_errors: u64,
+    /// Requests being served.
+    pub in_flight: u64,
+}
