@@ -9,4 +9,5 @@
     reason = "a test asserts by panicking, its data has a known shape, and its output is for people"
 )]
 
+mod docs;
 mod layers;
