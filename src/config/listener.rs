@@ -212,7 +212,7 @@ impl RawListener {
         };
         for (key, value) in [("max_head", limits.max_head_bytes), ("max_uri", limits.max_uri_bytes)]
         {
-            // Pingora's own ceiling on a head is 1 MiB: pingora-notes, section 4.
+            // Pingora's own ceiling on a head is a constant of 1 MiB.
             if !(256..=(1 << 20)).contains(&value) {
                 problems
                     .error(&path.key(key), "the limit is out of range")

@@ -9,5 +9,6 @@
     reason = "a test asserts by panicking, its data has a known shape, and its output is for people"
 )]
 
+mod docs;
 mod layers;
 mod reference_metrics;
