@@ -159,6 +159,11 @@ impl Problems {
         &mut self.0[last]
     }
 
+    /// Adds one that was made elsewhere.
+    pub fn push(&mut self, problem: Problem) {
+        self.0.push(problem);
+    }
+
     /// Whether at least one of them is an error.
     pub fn has_errors(&self) -> bool {
         self.0.iter().any(|problem| problem.severity == Severity::Error)
