@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     policy::PLANNED_KINDS,
-    types::{KeyPath, Problems, Segment, did_you_mean},
+    types::{KeyPath, Problems, SECRET_IN_PLACE, Segment, did_you_mean},
 };
 
 /// Errors after which no more are looked for: each costs one more pass.
@@ -125,9 +125,9 @@ pub(super) fn decode_all(
         match Raw::deserialize(&tree) {
             Ok(raw) => return raw,
             Err(error) => {
-                // The missing key is the one that was misspelled.
-                let is_consequence = matches!(error.kind, Kind::MissingKey(_))
-                    && removed.iter().any(|path| path.parent().as_ref() == Some(&error.path));
+                // What the table lacks is what was taken out of it.
+                let is_consequence =
+                    removed.iter().any(|path| path.parent().as_ref() == Some(&error.path));
                 if !is_consequence {
                     report(&error, &tree, problems);
                 }
@@ -164,6 +164,9 @@ fn report(error: &DecodeError, tree: &Node, problems: &mut Problems) {
             (format!("expected {}, found {found}", in_words(expected)), help)
         }
         Kind::MissingKey(key) => (format!("the key \"{key}\" is missing"), None),
+        Kind::Other(message) if message == SECRET_IN_PLACE => {
+            (message.clone(), Some("write { env = \"NAME\" } or { file = \"/path\" }".to_owned()))
+        }
         Kind::Other(message) => (message.clone(), None),
     };
     let problem = problems.error(&error.path, message);

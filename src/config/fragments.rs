@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,10 @@ use crate::types::KeyPath;
 const MAX_DEPTH: usize = 8;
 /// Files of one configuration.
 const MAX_FILES: usize = 4_096;
+/// Syntax errors reported of one file.
+const MAX_SYNTAX_ERRORS: usize = 32;
+/// What the TOML parser says of a key that stands twice in one table.
+const DUPLICATE_KEY: &str = "duplicate key";
 
 /// Everything that was read for one configuration.
 #[derive(Debug, Default)]
@@ -44,7 +49,7 @@ impl Fragments {
     /// Reads `path` and what it includes.
     pub(super) fn gather(path: &Path, files: Files<'_>, environment: Environment<'_>) -> Self {
         let mut reader = Reader { files, environment, seen: HashSet::new(), out: Self::default() };
-        reader.read(path, None, &mut Vec::new());
+        reader.read(path, &KeyPath::root(), None, &mut Vec::new());
         reader.out
     }
 
@@ -67,14 +72,19 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads one file. `named_at` is the place of the include that led here; `above` the files it came through.
-    fn read(&mut self, path: &Path, named_at: Option<Place>, above: &mut Vec<PathBuf>) {
-        let include = KeyPath::of(&["include"]);
+    /// Reads one file. `include` at `named_at` led here; `above` are the files it came through.
+    fn read(
+        &mut self,
+        path: &Path,
+        include: &KeyPath,
+        named_at: Option<Place>,
+        above: &mut Vec<PathBuf>,
+    ) {
         let identity = self.files.identity(path);
         if above.contains(&identity) {
             let message = format!("{} is included by itself", path.display());
             let help = "put what is included in a folder of its own, such as \"sites/*.toml\"";
-            self.out.findings.push(Finding::error(&include, message).at(named_at).help(help));
+            self.out.findings.push(Finding::error(include, message).at(named_at).help(help));
             return;
         }
         if !self.seen.insert(identity.clone()) {
@@ -84,7 +94,7 @@ impl Reader<'_> {
             let message = format!(
                 "too many includes: at most {MAX_DEPTH} within each other, {MAX_FILES} files in all"
             );
-            self.out.findings.push(Finding::error(&include, message).at(named_at));
+            self.out.findings.push(Finding::error(include, message).at(named_at));
             return;
         }
         let text = match self.files.read(path) {
@@ -92,7 +102,7 @@ impl Reader<'_> {
             Err(error) => {
                 let reason = reason(&error);
                 let finding = match named_at {
-                    Some(_) => Finding::error(&include, format!("{}: {reason}", path.display()))
+                    Some(_) => Finding::error(include, format!("{}: {reason}", path.display()))
                         .at(named_at),
                     None => Finding::error(&KeyPath::root(), reason).in_file(path),
                 };
@@ -108,17 +118,15 @@ impl Reader<'_> {
                 .empty
                 .push(finding.help("if that is meant, set `allow_empty = true` in the main file"));
         }
-        let (document, errors) = DeTable::parse_recoverable(&text);
-        for error in &errors {
-            let span = error.span().unwrap_or(text.len()..text.len());
-            let place = Place { source, start: span.start, end: span.end };
-            self.out
-                .findings
-                .push(Finding::error(&KeyPath::root(), error.message()).at(Some(place)));
-        }
+        let (document, _) = DeTable::parse_recoverable(&text);
+        let errors = syntax_errors(&text);
         if !errors.is_empty() {
             self.out.broken.insert(source);
         }
+        self.out.findings.extend(errors.into_iter().map(|(message, span)| {
+            let place = Place { source, start: span.start, end: span.end };
+            Finding::error(&KeyPath::root(), message).at(Some(place))
+        }));
         let mut tree = Node::from_document(document.get_ref(), source, &text);
         self.out.sources.push(Source { path: path.to_owned(), text });
         let includes = match &mut tree.value {
@@ -168,7 +176,7 @@ impl Reader<'_> {
                     }
                     self.out.includes.insert(pattern, found.clone());
                     for file in found {
-                        self.read(&file, item.place, above);
+                        self.read(&file, &path, item.place, above);
                     }
                 }
                 Err(error) => {
@@ -177,6 +185,44 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// The syntax errors: the first one of each section, since those after it mostly follow from it; and all repeated keys.
+fn syntax_errors(text: &str) -> Vec<(String, Range<usize>)> {
+    let mut found: Vec<(String, Range<usize>)> = Vec::new();
+    let mut start = 0;
+    while let Some(rest) = text.get(start..) {
+        let (_, errors) = DeTable::parse_recoverable(rest);
+        let mut errors = errors.iter().map(|error| {
+            let span = error.span().unwrap_or(rest.len()..rest.len());
+            (error.message().to_owned(), start + span.start..start + span.end)
+        });
+        let other = if start == 0 {
+            let (repeated, others): (Vec<_>, Vec<_>) =
+                errors.partition(|(message, _)| message == DUPLICATE_KEY);
+            found.extend(repeated);
+            others.into_iter().next()
+        } else {
+            errors.find(|(message, _)| message != DUPLICATE_KEY)
+        };
+        let Some((message, span)) = other else { break };
+        let next = next_header(text, span.start);
+        found.push((message, span));
+        match next {
+            Some(next) if found.len() < MAX_SYNTAX_ERRORS => start = next,
+            _ => break,
+        }
+    }
+    found
+}
+
+/// The start of the first line after `from` that looks like `[section]`.
+fn next_header(text: &str, from: usize) -> Option<usize> {
+    let rest = text.get(from..)?;
+    rest.match_indices('\n').map(|(at, _)| from + at + 1).find(|line| {
+        let name = text.get(*line..).and_then(|line| line.strip_prefix('['));
+        name.is_some_and(|name| name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '['))
+    })
 }
 
 /// An I/O error as people say it.

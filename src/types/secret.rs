@@ -25,11 +25,11 @@ pub const SECRET_IN_PLACE: &str = "a secret does not stand in the configuration 
 
 impl<'de> Deserialize<'de> for SecretSource {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum Table {
-            Env(String),
-            File(PathBuf),
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Table {
+            env: Option<String>,
+            file: Option<PathBuf>,
         }
 
         struct Reference;
@@ -46,10 +46,11 @@ impl<'de> Deserialize<'de> for SecretSource {
             }
 
             fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {
-                Table::deserialize(MapAccessDeserializer::new(table)).map(|table| match table {
-                    Table::Env(name) => SecretSource::Env(name),
-                    Table::File(path) => SecretSource::File(path),
-                })
+                match Table::deserialize(MapAccessDeserializer::new(table))? {
+                    Table { env: Some(name), file: None } => Ok(SecretSource::Env(name)),
+                    Table { env: None, file: Some(path) } => Ok(SecretSource::File(path)),
+                    _ => Err(de::Error::custom("a secret comes from either `env` or `file`")),
+                }
             }
         }
 

@@ -56,7 +56,10 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
             names.sites.check(site, &listener.path.key("unknown_host").key("site"), problems);
         }
     }
-    warn_of_unused(raw, problems);
+    // What is misspelled where it is used would be named a second time.
+    if !problems.has_errors() {
+        warn_of_unused(raw, problems);
+    }
     if raw.sites.is_empty() && raw.allow_empty != Some(true) {
         problems
             .error(&root.key("sites"), "the configuration has no sites")
@@ -203,23 +206,22 @@ fn check_addresses(
     admin: Option<&ListenAddress>,
     problems: &mut Problems,
 ) {
-    let mut bound: BTreeMap<ListenAddress, KeyPath> = BTreeMap::new();
-    let admin = admin.map(|address| (KeyPath::of(&["admin"]), address));
-    let all = listeners.iter().map(|listener| (listener.path.clone(), &listener.address));
-    for (path, address) in all.chain(admin) {
+    let mut bound: BTreeMap<ListenAddress, (String, KeyPath)> = BTreeMap::new();
+    let admin =
+        admin.map(|address| ("the admin listener".to_owned(), KeyPath::of(&["admin"]), address));
+    let others = listeners.iter().map(|listener| {
+        let who = format!("the listener \"{}\"", listener.name);
+        (who, listener.path.clone(), &listener.address)
+    });
+    for (who, path, address) in admin.into_iter().chain(others) {
+        let Some(key) = comparable(address) else { continue };
         let at = path.key("address");
-        match comparable(address) {
-            None => {}
-            Some(key) => match bound.get(&key) {
-                Some(first) => {
-                    problems
-                        .error(&at, format!("{address} is bound twice"))
-                        .related(first.clone(), "first here");
-                }
-                None => {
-                    bound.insert(key, at);
-                }
-            },
+        if let Some((first, place)) = bound.get(&key) {
+            problems
+                .error(&at, format!("{first} is bound to {address} already"))
+                .related(place.clone(), "first here");
+        } else {
+            bound.insert(key, (who, at));
         }
     }
 }

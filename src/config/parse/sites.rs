@@ -31,7 +31,9 @@ pub(super) fn parse(
         sites.push(parser.parse(upstreams));
     }
     check_hosts(&sites, listeners, problems);
-    warn_of_acme(&sites, listeners, problems);
+    if !problems.has_errors() {
+        warn_of_acme(&sites, listeners, problems);
+    }
     sites
 }
 

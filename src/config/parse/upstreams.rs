@@ -129,15 +129,12 @@ impl<'a> Upstreams<'a> {
                     // Each member of a round sees it; its first name reports it.
                     let is_first = base == name && bases.iter().all(|(other, _)| name <= *other);
                     if is_first {
-                        let round: Vec<&str> =
-                            bases.iter().map(|(other, _)| &***other).chain([&**name]).collect();
-                        problems.error(
-                            &path_of(name).key("like"),
-                            format!(
-                                "\"{name}\" is like itself, by way of \"{}\"",
-                                round.join("\" and \"")
-                            ),
-                        );
+                        let round: Vec<&str> = bases.iter().map(|(other, _)| &***other).collect();
+                        let mut message = format!("\"{name}\" is like itself");
+                        if !round.is_empty() {
+                            message.push_str(&format!(", by way of \"{}\"", round.join("\", \"")));
+                        }
+                        problems.error(&path_of(name).key("like"), message);
                     }
                     return None;
                 }
