@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ByteSize, HumanDuration, KeyPath, ListenAddress, Name, Problems, defaults};
+use crate::types::{
+    ByteSize, HumanDuration, KeyPath, ListenAddress, Name, Problems, defaults, deserialize_by_form,
+};
 
 /// `[listeners.<name>]`: a bound address with its protocols.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -51,14 +53,20 @@ pub struct RawListener {
 }
 
 /// What an unknown host gets, as written.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged, expecting = "\"refuse\", \"404\" or { site = \"…\" }")]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawUnknownHost {
     /// `"refuse"` or `"404"`.
     Word(UnknownHostWord),
     /// A default site.
     Site(RawDefaultSite),
 }
+
+deserialize_by_form!(
+    RawUnknownHost,
+    "\"refuse\", \"404\" or { site = \"…\" }",
+    { text => Word, table => Site }
+);
 
 /// What an unknown host gets, where it is no site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -1,21 +1,38 @@
 //! The configuration: from files to a typed [`Config`], with all errors at once.
 
+mod decode;
+mod decode_all;
+mod diagnostics;
+mod environment;
+mod fragments;
+mod last_good;
 mod listener;
+mod load;
+mod merge;
+mod parse;
 mod raw;
 mod server;
 mod site;
+mod source;
+mod tree;
+mod watch;
 
 use std::sync::Arc;
 
+pub use diagnostics::{Diagnostic, Related, Report};
+pub use last_good::{LastGoodError, load_last_good, save as save_last_good};
 pub use listener::{
     ListenerConfig, ListenerLimits, RawClientTimeouts, RawDefaultSite, RawListener, RawUnknownHost,
     UnknownHost, UnknownHostWord,
 };
+pub use load::{Loaded, load};
 pub use raw::Raw;
 pub use server::{
     AdminConfig, RawAcme, RawAdmin, RawReload, RawServer, ReloadConfig, ServerConfig, WorkerLayout,
 };
 pub use site::{ErrorPageConfig, RawErrorPage, RawSite, SiteConfig};
+pub use tree::ConfigHash;
+pub use watch::Watcher;
 
 use crate::{
     policy::PolicyConfig,

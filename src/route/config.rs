@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::template::Template;
 use crate::{
-    types::{ByteSize, Cidr, KeyPath, Name, Problems, defaults},
+    types::{ByteSize, Cidr, KeyPath, Name, Problems, defaults, deserialize_by_form},
     upstream::{RawEndpoint, RawTimeouts},
 };
 
@@ -67,8 +67,8 @@ pub struct RawRoute {
 }
 
 /// A condition on a value, as written: `true` (it is there) or its text.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged, expecting = "true (it must be there) or the text it must have")]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawValueMatch {
     /// `true`: it is there; `false`: it is not.
     Present(bool),
@@ -76,18 +76,27 @@ pub enum RawValueMatch {
     Equals(String),
 }
 
+deserialize_by_form!(
+    RawValueMatch,
+    "true (it must be there) or the text it must have",
+    { bool => Present, text => Equals }
+);
+
 /// A redirect, as written: its target, or a table.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "a target such as \"https://example.com/{1}\", or { to = \"…\", status = 308 }"
-)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawRedirect {
     /// `"https://www.example.com{path}{query}"`.
     To(String),
     /// With a status.
     Table(RawRedirectTable),
 }
+
+deserialize_by_form!(
+    RawRedirect,
+    "a target such as \"https://example.com/{1}\", or { to = \"…\", status = 308 }",
+    { text => To, table => Table }
+);
 
 /// A redirect as a table.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]

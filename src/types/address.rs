@@ -152,11 +152,10 @@ impl fmt::Display for EndpointAddress {
 }
 
 macro_rules! as_text {
-    ($type:ty, $name:literal, $examples:tt) => {
+    ($type:ty, $name:literal, $expecting:literal, $examples:tt) => {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
+                super::text::deserialize(deserializer, $expecting)
             }
         }
 
@@ -178,10 +177,16 @@ macro_rules! as_text {
     };
 }
 
-as_text!(ListenAddress, "listen address", ["[::]:443", ":8080", "unix:/run/edge.sock"]);
+as_text!(
+    ListenAddress,
+    "listen address",
+    "an address such as \"[::]:443\"",
+    ["[::]:443", ":8080", "unix:/run/edge.sock"]
+);
 as_text!(
     EndpointAddress,
     "endpoint address",
+    "an address such as \"10.0.0.11:8080\"",
     ["10.0.0.11:8080", "app.internal:8080", "unix:/run/app.sock"]
 );
 

@@ -9,6 +9,7 @@ mod host;
 mod name;
 mod problem;
 mod secret;
+mod text;
 
 pub use address::{AddressError, EndpointAddress, ListenAddress};
 pub use byte_size::ByteSize;
@@ -17,4 +18,5 @@ pub use duration::HumanDuration;
 pub use host::{HostError, HostPattern};
 pub use name::Name;
 pub use problem::{KeyPath, Problem, Problems, Segment, Severity, did_you_mean};
-pub use secret::{Secret, SecretSource};
+pub use secret::{SECRET_IN_PLACE, Secret, SecretSource};
+pub(crate) use text::deserialize_by_form;

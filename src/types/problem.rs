@@ -159,7 +159,7 @@ impl Problems {
         &mut self.0[last]
     }
 
-    /// Adds one that is made already.
+    /// Adds one that was made elsewhere.
     pub fn push(&mut self, problem: Problem) {
         self.0.push(problem);
     }

@@ -3,18 +3,59 @@
 use std::{fmt, path::PathBuf};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, Visitor, value::MapAccessDeserializer},
+};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// Where a secret is read from. The secret itself never stands in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SecretSource {
     /// An environment variable: `{ env = "EDGE_TOKEN" }`.
     Env(String),
     /// A file, such as `{ file = "/run/secrets/edge_token" }`; a line end after the secret is dropped.
     File(PathBuf),
+}
+
+/// What is said where the secret itself was written. Such a line is not shown.
+pub const SECRET_IN_PLACE: &str = "a secret does not stand in the configuration itself";
+
+impl<'de> Deserialize<'de> for SecretSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        struct Table {
+            env: Option<String>,
+            file: Option<PathBuf>,
+        }
+
+        struct Reference;
+
+        impl<'de> Visitor<'de> for Reference {
+            type Value = SecretSource;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ env = \"NAME\" } or { file = \"/path\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Self::Value, E> {
+                Err(E::custom(SECRET_IN_PLACE))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, table: A) -> Result<Self::Value, A::Error> {
+                match Table::deserialize(MapAccessDeserializer::new(table))? {
+                    Table { env: Some(name), file: None } => Ok(SecretSource::Env(name)),
+                    Table { env: None, file: Some(path) } => Ok(SecretSource::File(path)),
+                    _ => Err(de::Error::custom("a secret comes from either `env` or `file`")),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Reference)
+    }
 }
 
 impl fmt::Display for SecretSource {

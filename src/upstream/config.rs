@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{EndpointAddress, HumanDuration, KeyPath, Name, Problems, defaults};
+use crate::types::{
+    EndpointAddress, HumanDuration, KeyPath, Name, Problems, defaults, deserialize_by_form,
+};
 
 /// The highest weight of an endpoint.
 const MAX_WEIGHT: u32 = 1_000;
@@ -42,17 +44,20 @@ pub struct RawUpstream {
 }
 
 /// One endpoint, as written.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(
-    untagged,
-    expecting = "an address such as \"10.0.0.11:8080\", or { address = \"10.0.0.11:8080\", weight = 2 }"
-)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawEndpoint {
     /// Only its address.
     Address(EndpointAddress),
     /// With more said.
     Table(RawEndpointTable),
 }
+
+deserialize_by_form!(
+    RawEndpoint,
+    "an address such as \"10.0.0.11:8080\", or { address = \"10.0.0.11:8080\", weight = 2 }",
+    { text => Address, table => Table }
+);
 
 /// One endpoint with its weight.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -91,14 +96,20 @@ pub enum UpstreamProtocol {
 }
 
 /// `tls` of an upstream, as written.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged, expecting = "true, false, or a table with server_name, ca, insecure_skip_verify")]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawUpstreamTls {
     /// On with verification, or off.
     Switch(bool),
     /// On, with more said.
     Table(RawUpstreamTlsTable),
 }
+
+deserialize_by_form!(
+    RawUpstreamTls,
+    "true, false, or a table with server_name, ca, insecure_skip_verify",
+    { bool => Switch, table => Table }
+);
 
 /// `tls` of an upstream as a table.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -114,14 +125,20 @@ pub struct RawUpstreamTlsTable {
 }
 
 /// `health_check`, as written.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged, expecting = "false, or a table such as { path = \"/healthz\" }")]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawHealthCheck {
     /// `false`: none (an inherited one is dropped). `true`: a TCP connect.
     Switch(bool),
     /// A table.
     Table(RawHealthCheckTable),
 }
+
+deserialize_by_form!(
+    RawHealthCheck,
+    "false, or a table such as { path = \"/healthz\" }",
+    { bool => Switch, table => Table }
+);
 
 /// An active health check.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -166,8 +183,8 @@ pub enum HealthCheckKind {
 }
 
 /// Statuses, as written.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(untagged, expecting = "a status, a range such as \"200-399\", or a list of them")]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
 pub enum RawStatuses {
     /// One status.
     Code(u16),
@@ -176,6 +193,12 @@ pub enum RawStatuses {
     /// Several of them.
     List(Vec<RawStatuses>),
 }
+
+deserialize_by_form!(
+    RawStatuses,
+    "a status, a range such as \"200-399\", or a list of them",
+    { number => Code, text => Range, list => List }
+);
 
 /// Timeouts towards endpoints, as written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

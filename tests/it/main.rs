@@ -9,6 +9,7 @@
     reason = "a test asserts by panicking, its data has a known shape, and its output is for people"
 )]
 
+mod config;
 mod docs;
 mod layers;
 mod reference_metrics;
