@@ -3,5 +3,67 @@
 //! This is the only layer that prints, and the only one that uses `anyhow`.
 
 pub mod admin_client;
+pub mod check;
+pub mod origin;
+pub mod run;
 pub mod status;
 mod table;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed: a broken configuration, an address that is taken, an edge that does not answer
+  2  the command line is wrong";
+
+/// An edge proxy: terminates TLS, routes, balances over healthy endpoints, and reloads while it serves
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, after_help = EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Check(check::CheckArgs),
+    Status(status::StatusArgs),
+    Origin(origin::OriginArgs),
+    /// Print the version, and that of the engine
+    Version,
+}
+
+/// Runs the command line; the binary's whole `main`.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => return check::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Origin(args) => origin::run_blocking(args),
+        Command::Version => {
+            version();
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's output")]
+fn version() {
+    println!("tidegate {} (pingora {})", env!("CARGO_PKG_VERSION"), crate::telemetry::metrics::PINGORA_VERSION);
+}
+
+#[expect(clippy::print_stderr, reason = "the last word to whoever ran the command")]
+fn report(error: &anyhow::Error) {
+    anstream::eprintln!("error: {error:#}");
+}
