@@ -3,7 +3,7 @@
 //! Invariant: paths are shown as the user gave them; values from the environment were put back to `${NAME}` before.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -207,7 +207,7 @@ impl Report {
         let header = format!("{diagnostic}");
         if color {
             let style = style.on_default().bold();
-            out.push_str(&format!("{style}{header}{style:#}\n"));
+            let _ = writeln!(out, "{style}{header}{style:#}");
         } else {
             out.push_str(&header);
             out.push('\n');
@@ -216,7 +216,7 @@ impl Report {
         // The line itself would show a secret that stands in it.
         let Some((place, source)) = main.filter(|_| finding.message != SECRET_IN_PLACE) else {
             if let Some(help) = &finding.help {
-                out.push_str(&format!("  = help: {help}\n"));
+                let _ = writeln!(out, "  = help: {help}");
             }
             return;
         };
@@ -253,7 +253,7 @@ impl Report {
     fn diagnostic(&self, finding: &Finding) -> Diagnostic {
         let position = finding.place.and_then(|place| self.position(place));
         let file = match (&position, &finding.file) {
-            (Some((file, ..)), _) => (*file).to_owned(),
+            (Some((file, ..)), _) => file.clone(),
             (None, Some(file)) => file.display().to_string(),
             (None, None) => self.main.display().to_string(),
         };
@@ -295,11 +295,10 @@ impl fmt::Display for Diagnostic {
         if let (Some(line), Some(column)) = (self.line, self.column) {
             write!(f, ":{line}:{column}")?;
         }
-        if self.path.is_empty() {
-            f.write_str(": ")?
-        } else {
-            write!(f, " {}: ", self.path)?
+        if !self.path.is_empty() {
+            write!(f, " {}", self.path)?;
         }
+        f.write_str(": ")?;
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
         }

@@ -131,3 +131,198 @@ impl Document {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        route::TargetConfig, tls::CertificateSource, types::EndpointAddress,
+        upstream::UpstreamConfig,
+    };
+
+    const SITE: &str = "[sites.shop]\nhosts = [\"shop.test\"]\nendpoints = [\"127.0.0.1:9001\"]\n";
+
+    fn variable(name: &str) -> Option<String> {
+        (name == "TOKEN").then(|| "Hunter2-Hunter2".to_owned())
+    }
+
+    fn bundle(files: &[(&str, &str)]) -> Bundle {
+        let source = |(path, text): &(&str, &str)| Source {
+            path: PathBuf::from(*path),
+            text: (*text).to_owned(),
+        };
+        let found = files.iter().skip(1).map(|(path, _)| PathBuf::from(*path)).collect();
+        Bundle {
+            files: files.iter().map(source).collect(),
+            includes: [("*.toml".to_owned(), found)].into(),
+        }
+    }
+
+    fn load_text(text: &str) -> Result<Loaded, Report> {
+        load_files(&[("main.toml", text)])
+    }
+
+    fn load_files(files: &[(&str, &str)]) -> Result<Loaded, Report> {
+        let bundle = bundle(files);
+        load_from(Path::new("main.toml"), Files::Bundle(&bundle), Environment(&variable))
+    }
+
+    fn upstream<'a>(loaded: &'a Loaded, name: &str) -> &'a UpstreamConfig {
+        loaded.config.upstreams.iter().find(|upstream| &*upstream.name == name).unwrap()
+    }
+
+    #[test]
+    fn three_lines_are_enough() {
+        let loaded = load_text(SITE).unwrap();
+        assert!(loaded.report.is_empty(), "{}", loaded.report);
+        let config = &loaded.config;
+        let listeners: Vec<_> =
+            config.listeners.iter().map(|l| (&*l.name, l.address.to_string(), l.tls)).collect();
+        assert_eq!(
+            listeners,
+            [("http", "[::]:80".to_owned(), false), ("https", "[::]:443".to_owned(), true)]
+        );
+        let site = &config.sites[0];
+        assert_eq!((&*site.name, &site.listeners), ("shop", &None));
+        assert_eq!(site.certificate, CertificateSource::Internal);
+        assert_eq!(&*site.routes[0].name, "default");
+        let TargetConfig::Upstream(name) = &site.routes[0].target else { panic!() };
+        assert_eq!(&**name, "shop");
+        assert_eq!(upstream(&loaded, "shop").endpoints.len(), 1);
+    }
+
+    #[test]
+    fn public_names_get_their_certificate_by_acme() {
+        let loaded = load_text(&SITE.replace("shop.test", "shop.example.com")).unwrap();
+        assert_eq!(loaded.config.sites[0].certificate, CertificateSource::Acme);
+        assert_eq!(loaded.report.warnings(), 1);
+        // No TLS listener, no certificate, no warning.
+        let plain = format!(
+            "[listeners.web]\naddress = \":80\"\n{}",
+            SITE.replace("shop.test", "shop.example.com")
+        );
+        assert!(load_text(&plain).unwrap().report.is_empty());
+    }
+
+    #[test]
+    fn upstreams_take_keys_from_the_one_they_are_like_and_from_the_defaults() {
+        let loaded = load_text(
+            "[sites.a]\nhosts = [\"a.test\"]\nupstream = \"c\"\n[sites.a.routes.x]\npath = \"/x\"\nendpoints = [\"10.0.0.9:1\"]\n\
+             [upstream_defaults]\ntimeouts = { connect = \"7s\", idle = \"8s\" }\nretries = { tries = 3 }\n\
+             [upstreams.a]\nendpoints = [\"10.0.0.1:1\"]\ntimeouts = { idle = \"9s\" }\nhealth_check = { path = \"/a\", port = 5 }\n\
+             [upstreams.b]\nlike = \"a\"\nhealth_check = { path = \"/b\" }\n\
+             [upstreams.c]\nlike = \"b\"\nendpoints = [\"10.0.0.3:1\"]\n",
+        )
+        .unwrap();
+        let c = upstream(&loaded, "c");
+        assert_eq!(c.endpoints[0].address, "10.0.0.3:1".parse::<EndpointAddress>().unwrap());
+        assert_eq!((c.timeouts.connect.as_secs(), c.timeouts.idle.as_secs(), c.tries), (7, 9, 3));
+        let check = c.health_check.as_ref().unwrap();
+        assert_eq!((check.path.as_str(), check.port), ("/b", Some(5)));
+        assert_eq!(
+            upstream(&loaded, "b").endpoints[0].address,
+            "10.0.0.1:1".parse::<EndpointAddress>().unwrap()
+        );
+        let implicit = upstream(&loaded, "a.x");
+        assert_eq!((implicit.tries, implicit.timeouts.idle.as_secs()), (3, 8));
+    }
+
+    #[test]
+    fn fragments_are_one_configuration_whatever_their_order() {
+        let (main, a, b) = (
+            "include = [\"*.toml\"]\n",
+            "[sites.a]\nhosts = [\"a.test\"]\nupstream = \"u\"\n",
+            "[upstreams.u]\nendpoints = [\"10.0.0.1:1\"]\n",
+        );
+        let one = load_files(&[("main.toml", main), ("a.toml", a), ("b.toml", b)]).unwrap();
+        let other = load_files(&[("main.toml", main), ("a.toml", b), ("b.toml", a)]).unwrap();
+        assert_eq!(one.hash, other.hash);
+        assert_eq!(one.files.len(), 3);
+        // Written in one file it is the same configuration.
+        assert_eq!(load_text(&format!("{a}{b}# comment\n")).unwrap().hash, one.hash);
+        assert_ne!(load_text(&format!("{a}{b}retries = {{ tries = 1 }}")).unwrap().hash, one.hash);
+    }
+
+    #[test]
+    fn later_problems_are_located_too() {
+        let loaded = load_text(SITE).unwrap();
+        let mut problems = Problems::new();
+        problems.error(&KeyPath::of(&["sites", "shop", "certificate", "chain"]), "no such file");
+        let report = loaded.report_of(problems);
+        let diagnostic = report.diagnostics().next().unwrap();
+        assert_eq!((diagnostic.line, diagnostic.column), (Some(1), Some(8)));
+        assert_eq!(
+            report.render(false).lines().next().unwrap(),
+            "main.toml:1:8 sites.shop.certificate.chain: no such file"
+        );
+    }
+
+    #[test]
+    fn values_of_the_environment_never_show_up() {
+        for text in [
+            SITE.replace("shop.test", "${TOKEN} x"),
+            SITE.replace("endpoints = [\"127.0.0.1:9001\"]", "upstream = \"${TOKEN}\""),
+            SITE.replace("127.0.0.1:9001", "${TOKEN}"),
+            format!("{SITE}max_body = \"${{TOKEN}}\"\n[log]\nlevel = \"${{TOKEN}}\""),
+            // A host that two sites have is named by the second one.
+            format!(
+                "{}{}",
+                SITE.replace("shop.test", "${TOKEN}"),
+                SITE.replace("sites.shop", "sites.other").replace("shop.test", "hunter2-hunter2")
+            ),
+        ] {
+            let report = load_text(&text).unwrap_err();
+            for shown in [report.render(true), report.to_json().to_string()] {
+                let first = shown.lines().next().unwrap_or_default().to_ascii_lowercase();
+                assert!(!first.contains("hunter2"), "{shown}");
+                assert!(!shown.contains("Hunter2"), "{shown}");
+            }
+        }
+        let secret = load_text(&format!("{SITE}[admin]\ntoken = \"in-the-file\"")).unwrap_err();
+        assert!(!secret.render(false).contains("in-the-file"), "{secret}");
+    }
+
+    #[test]
+    fn the_json_has_every_field() {
+        let report = load_text(&SITE.replace("endpoints", "endpoint")).unwrap_err();
+        assert_eq!(
+            report.to_json(),
+            serde_json::json!([{
+                "severity": "error",
+                "file": "main.toml",
+                "line": 3,
+                "column": 1,
+                "path": "sites.shop.endpoint",
+                "message": "unknown key \"endpoint\"; did you mean \"endpoints\"?",
+                "help": null,
+                "related": null,
+            }])
+        );
+    }
+
+    #[test]
+    fn what_was_taken_out_is_not_unknown() {
+        // The upstream is wrong, not the route that names it.
+        let text = format!(
+            "{}[upstreams]\nweb = 3",
+            SITE.replace("endpoints = [\"127.0.0.1:9001\"]", "upstream = \"web\"")
+        );
+        assert_eq!(load_text(&text).unwrap_err().errors(), 1);
+    }
+
+    #[test]
+    fn any_bytes_are_taken_without_a_panic() {
+        let mut text = std::fs::read_to_string("conf/examples/edge.d/shop.toml").unwrap();
+        text.push_str(SITE);
+        for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)).step_by(7) {
+            for piece in ["", "[", "\"", "= ", "\n", "{", "${", "é", "1e999", "0x"] {
+                let mut changed = text.clone();
+                changed.insert_str(at, piece);
+                changed.truncate(if piece.is_empty() { at } else { changed.len() });
+                if let Err(report) = load_text(&changed) {
+                    assert!(report.has_errors() && !report.render(false).is_empty());
+                }
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod load;
 mod merge;
 mod parse;
 mod raw;
+pub mod reference;
 mod server;
 mod site;
 mod source;

@@ -276,7 +276,7 @@ mod tests {
 
     fn timing() -> Timing {
         // The poll is out of reach: what these tests see, they see by events.
-        Timing { settle: Duration::from_millis(40), poll: Duration::from_secs(60) }
+        Timing { settle: Duration::from_millis(40), poll: Duration::from_mins(1) }
     }
 
     struct Watched {
@@ -315,7 +315,10 @@ mod tests {
         }
 
         fn sees_none(&self, what: &str) {
-            let quiet = Duration::from_millis(200);
+            self.sees_none_for(Duration::from_millis(200), what);
+        }
+
+        fn sees_none_for(&self, quiet: Duration, what: &str) {
             assert!(self.changes.recv_timeout(quiet).is_err(), "{what} is seen");
         }
     }
@@ -338,6 +341,30 @@ mod tests {
         watched.sees_one("a broken file");
         watched.write("sites/a.toml", "not toml [");
         watched.sees_none("the same broken file");
+    }
+
+    #[test]
+    fn fifty_rewrites_are_fifty_changes() {
+        let watched = Watched::plain(timing());
+        for i in 0..50 {
+            watched.write("sites/a.toml", &format!("broken {i} ["));
+            assert!(watched.changes.recv_timeout(LONG).is_ok(), "rewrite {i} is not seen");
+        }
+        watched.sees_none("a fifty-first change");
+    }
+
+    #[test]
+    fn a_half_written_file_is_waited_for() {
+        let timing = Timing { settle: Duration::from_millis(150), poll: Duration::from_mins(1) };
+        let watched = Watched::plain(timing);
+        let mut file = fs::File::create(watched.folder.path().join("sites/a.toml")).unwrap();
+        for i in 0..10 {
+            use std::io::Write;
+            writeln!(file, "# line {i}").unwrap();
+            // Each write starts the wait anew.
+            watched.sees_none_for(Duration::from_millis(40), "a half-written file");
+        }
+        watched.sees_one("the whole file");
     }
 
     #[test]

@@ -12,4 +12,5 @@
 mod config;
 mod docs;
 mod layers;
+mod reference;
 mod reference_metrics;

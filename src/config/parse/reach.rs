@@ -3,6 +3,8 @@
 //! A route is reported where another one is asked earlier, takes every path that it takes, and has no condition or the same
 //! ones. Expressions are compared as text only.
 
+use std::collections::HashMap;
+
 use crate::{
     config::SiteConfig,
     route::{Conditions, PathMatch, RouteConfig},
@@ -11,8 +13,17 @@ use crate::{
 
 /// Warns of routes of a site that can never match.
 pub(super) fn warn_of_unreachable(site: &SiteConfig, problems: &mut Problems) {
+    let lowest = site.routes.iter().map(|route| route.priority).min();
+    let raised: Vec<&RouteConfig> =
+        site.routes.iter().filter(|route| Some(route.priority) > lowest).collect();
+    let mut by_path: HashMap<(u8, &str), Vec<&RouteConfig>> = HashMap::new();
     for route in &site.routes {
-        let earlier = site.routes.iter().find(|other| hides(other, route));
+        by_path.entry(path_of(route)).or_default().push(route);
+    }
+    for route in &site.routes {
+        // A route on another path is only asked earlier where its priority is raised.
+        let same_path = by_path.get(&path_of(route)).into_iter().flatten();
+        let earlier = same_path.chain(&raised).find(|other| hides(other, route));
         if let Some(earlier) = earlier {
             problems
                 .warning(
@@ -28,11 +39,20 @@ pub(super) fn warn_of_unreachable(site: &SiteConfig, problems: &mut Problems) {
     }
 }
 
+/// The kind of a route's path, and its text.
+fn path_of(route: &RouteConfig) -> (u8, &str) {
+    match &route.path_match {
+        PathMatch::Exact(path) => (0, path),
+        PathMatch::Prefix(path) => (1, path),
+        PathMatch::Regex(regex) => (2, regex.as_str()),
+    }
+}
+
 fn hides(earlier: &RouteConfig, route: &RouteConfig) -> bool {
     if earlier.name == route.name {
         return false;
     }
-    let same_path = covers_same(&earlier.path_match, &route.path_match);
+    let same_path = path_of(earlier) == path_of(route);
     let same_conditions = are_same(&earlier.conditions, &route.conditions);
     let is_before = earlier.priority > route.priority
         || (earlier.priority == route.priority
@@ -42,15 +62,6 @@ fn hides(earlier: &RouteConfig, route: &RouteConfig) -> bool {
     is_before
         && (same_path || covers(&earlier.path_match, &route.path_match))
         && (same_conditions || earlier.conditions.count() == 0)
-}
-
-fn covers_same(a: &PathMatch, b: &PathMatch) -> bool {
-    match (a, b) {
-        (PathMatch::Exact(a), PathMatch::Exact(b))
-        | (PathMatch::Prefix(a), PathMatch::Prefix(b)) => a == b,
-        (PathMatch::Regex(a), PathMatch::Regex(b)) => a.as_str() == b.as_str(),
-        _ => false,
-    }
 }
 
 fn covers(wide: &PathMatch, narrow: &PathMatch) -> bool {

@@ -50,15 +50,15 @@ impl<'a> Upstreams<'a> {
         problems: &mut Problems,
     ) -> Option<Name> {
         let at = path.key("endpoints");
-        let name: Name = match name.parse() {
-            Ok(name) => name,
-            Err(_) => {
-                problems
-                    .error(&at, format!("the upstream of these endpoints would be called \"{name}\", which is too long"))
-                    .at_key()
-                    .help("shorten the name of the site or the route, or name the upstream yourself");
-                return None;
-            }
+        let Ok(name) = name.parse::<Name>() else {
+            problems
+                .error(
+                    &at,
+                    format!("the upstream of these endpoints would be called \"{name}\", which is too long"),
+                )
+                .at_key()
+                .help("shorten the name of the site or the route, or name the upstream yourself");
+            return None;
         };
         let taken = if self.raw.upstreams.contains_key(&name) {
             Some(path_of(&name))
@@ -130,10 +130,10 @@ impl<'a> Upstreams<'a> {
                     let is_first = base == name && bases.iter().all(|(other, _)| name <= *other);
                     if is_first {
                         let round: Vec<&str> = bases.iter().map(|(other, _)| &***other).collect();
-                        let mut message = format!("\"{name}\" is like itself");
-                        if !round.is_empty() {
-                            message.push_str(&format!(", by way of \"{}\"", round.join("\", \"")));
-                        }
+                        let message = match round.join("\", \"") {
+                            way if way.is_empty() => format!("\"{name}\" is like itself"),
+                            way => format!("\"{name}\" is like itself, by way of \"{way}\""),
+                        };
                         problems.error(&path_of(name).key("like"), message);
                     }
                     return None;
