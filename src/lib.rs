@@ -7,6 +7,7 @@
 pub mod config;
 pub mod policy;
 pub mod route;
+pub mod state;
 pub mod telemetry;
 pub mod tls;
 pub mod types;
