@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod policy;
 pub mod route;
+pub mod state;
 pub mod telemetry;
 pub mod tls;
 pub mod types;

@@ -1,6 +1,34 @@
 //! Upstreams: named sets of endpoints, how a request finds one of them, and what is known of each.
+//!
+//! On the request path: [`Upstream::pick`] (`set.rs`, `balance.rs`) and [`Picked::peer`] (`peer.rs`), once a try. Everything
+//! else runs beside it: probes (`health.rs`, `probe.rs`), discovery (`discovery.rs`, `dns.rs`).
+//! An upstream belongs to a snapshot; what is alive of it (`live.rs`) outlives it. A pick never waits and never looks up a name.
 
+mod balance;
 mod config;
+mod discovery;
+mod dns;
+mod endpoint;
+mod health;
+mod keep_alive;
+mod live;
+mod peer;
+mod probe;
+mod set;
+mod status;
+mod task;
+mod tls;
+mod watch;
+
+#[cfg(test)]
+mod test_origin;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use pingora_core::upstreams::peer::HttpPeer;
+use rustls_pki_types::ServerName;
 
 pub use config::{
     Balance, EndpointConfig, HealthCheckConfig, HealthCheckKind, MAX_TRIES, RawEndpoint,
@@ -8,3 +36,159 @@ pub use config::{
     RawUpstream, RawUpstreamTls, RawUpstreamTlsTable, Timeouts, UpstreamConfig, UpstreamProtocol,
     UpstreamTlsConfig,
 };
+pub use discovery::{Discovered, Discovery, MAX_ADDRESSES, Report, Static};
+pub use dns::{Dns, SharedResolver};
+pub use endpoint::{Endpoint, InFlight, Tried};
+pub use health::Verdict;
+pub use keep_alive::parse_keep_alive;
+pub use live::Live;
+pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
+
+use crate::types::{EndpointAddress, Problems};
+
+use self::{peer::PeerTemplate, set::EndpointSet, tls::UpstreamTls};
+
+/// An upstream as compiled: what its configuration says, with the files it names, and nothing alive.
+#[derive(Clone)]
+pub struct Blueprint {
+    config: Arc<UpstreamConfig>,
+    tls: Option<Arc<UpstreamTls>>,
+    /// TLS of the probes, where there are any.
+    probe_tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// Compiles an upstream. Reads the file of authorities, and starts nothing.
+///
+/// What is wrong is added to `problems`; then there is no blueprint.
+pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<Blueprint> {
+    let mut is_good = true;
+    let mut tls = None;
+    let mut probe_tls = None;
+    if let Some(settings) = &config.tls {
+        let path = config.path.key("tls");
+        match UpstreamTls::load(settings) {
+            Err(error) => {
+                problems.error(&path.key("ca"), error.to_string());
+                return None;
+            }
+            Ok(loaded) => {
+                if config.health_check.is_some() {
+                    match loaded.probe_config(config.protocol) {
+                        Ok(config) => probe_tls = Some(config),
+                        Err(error) => {
+                            problems.error(&path, format!("no TLS is possible: {error}"));
+                            is_good = false;
+                        }
+                    }
+                }
+                tls = Some(Arc::new(loaded));
+            }
+        }
+    }
+    for (index, endpoint) in config.endpoints.iter().enumerate() {
+        let path = config.path.key("endpoints").index(index);
+        if let Some(tls) = &tls
+            && let Some(name) = peer::server_name(tls, &endpoint.address, None)
+            && ServerName::try_from(name.as_str()).is_err()
+        {
+            problems
+                .error(&path, format!("\"{name}\" can't be verified by TLS"))
+                .help("set `tls.server_name` to the name in the endpoint's certificate");
+            is_good = false;
+        }
+        // A name is resolved later, and its addresses always make a peer.
+        if matches!(endpoint.address, EndpointAddress::Dns(..)) {
+            continue;
+        }
+        if let Err(error) = PeerTemplate::new(config, tls.as_deref(), &endpoint.address, None) {
+            let problem = problems.error(&path, error.to_string());
+            if matches!(error, peer::PeerError::NoServerName) {
+                problem.help("set `tls.server_name` to the name in the endpoint's certificate");
+            }
+            is_good = false;
+        }
+    }
+    is_good.then(|| Blueprint { config: Arc::clone(config), tls, probe_tls })
+}
+
+/// Why an upstream has no endpoint for a request. Becomes 503 with `Retry-After` (RFC 9110, section 15.6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEndpoint {
+    /// Every endpoint is unhealthy or has the weight 0.
+    #[error("no endpoint is healthy")]
+    NoneHealthy,
+    /// Its names have no addresses, or none yet.
+    #[error("no endpoint is known")]
+    NoneKnown,
+}
+
+/// A named set of endpoints, as one generation of the configuration uses it.
+pub struct Upstream {
+    config: Arc<UpstreamConfig>,
+    set: Arc<EndpointSet>,
+}
+
+impl Upstream {
+    /// What its configuration says.
+    pub fn config(&self) -> &UpstreamConfig {
+        &self.config
+    }
+
+    /// An endpoint for the next try of a request: one that it has not tried, while there is one. Never waits.
+    pub fn pick(&self, tried: &Tried) -> Result<Picked, NoEndpoint> {
+        self.set.pick(tried)
+    }
+
+    /// Whether at least one endpoint is known to be healthy.
+    pub fn has_healthy(&self) -> bool {
+        self.set.has_healthy()
+    }
+
+    /// Resolves when every host name has been looked up and every endpoint has had a probe, with success or without.
+    /// It may take as long as they do: put a timeout on it.
+    pub async fn probed(&self) {
+        self.set.probed().await;
+    }
+
+    /// What the API and the metrics show.
+    pub fn status(&self) -> UpstreamStatus {
+        UpstreamStatus {
+            name: self.config.name.clone(),
+            balance: self.config.balance,
+            endpoints: self.set.endpoint_status(),
+            names: self.set.name_status(),
+        }
+    }
+}
+
+/// An endpoint picked for one try. It counts as in flight until this is dropped.
+#[derive(Debug)]
+pub struct Picked {
+    in_flight: InFlight,
+    template: Arc<PeerTemplate>,
+}
+
+impl Picked {
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.in_flight.endpoint()
+    }
+
+    /// Its address as text, for logs and metrics.
+    pub fn endpoint_label(&self) -> &str {
+        self.endpoint().label()
+    }
+
+    /// What Pingora connects to, with the route's timeouts.
+    ///
+    /// `read_timeout` is `first_byte`, or `stream_idle` for a stream; once the head of the response is there the caller sets it to what
+    /// holds between two reads.
+    pub fn peer(&self, timeouts: &Timeouts, is_stream: bool) -> Box<HttpPeer> {
+        self.template.peer(self.endpoint(), timeouts, is_stream)
+    }
+
+    /// Keeps only the count: for a long stream, which must not hold its generation's settings.
+    pub fn into_in_flight(self) -> InFlight {
+        self.in_flight
+    }
+}

@@ -1,0 +1,9 @@
+//! What outlives a snapshot, in general: shared live values by key, and files that are whole or absent.
+//!
+//! The values themselves live in their feature (`upstream`, `policy`, `tls`, `rollout`). Nothing here is touched by a request.
+
+mod registry;
+mod store;
+
+pub use registry::Registry;
+pub use store::{Mode, StoreError, read_versioned, write_atomically, write_versioned};

@@ -1,0 +1,257 @@
+//! Which endpoint is next: two pure cores, without endpoints, health or time.
+//!
+//! On the request path, so neither locks nor allocates. `set.rs` gives them the eligible endpoints.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The longest cycle: weights that would make a longer one are scaled down, which costs at most 1 part in 10,000 a step.
+const MAX_CYCLE: u64 = 10_000;
+
+/// The order of a smooth weighted round-robin: one cycle of indexes in which each stands as often as its weight says, spread
+/// as evenly as it can be.
+///
+/// Each step adds every weight to its endpoint's credit, takes the endpoint with the most credit (the first of equals), and
+/// takes the sum of the weights off it, as nginx does at each request; we do it once, so that a pick is one atomic addition and the
+/// cycle is exact under concurrency. Weights are divided by their greatest common divisor; zeros never stand in the cycle.
+pub(super) fn smooth_cycle(weights: &[u32]) -> Box<[u32]> {
+    let weights = scaled(weights);
+    let total: u64 = weights.iter().sum();
+    if weights.iter().all(|weight| *weight == 1) {
+        return (0..weights.len() as u32).collect();
+    }
+    let total = total as i64; // at most MAX_CYCLE and one for each endpoint
+    let mut credits = vec![0_i64; weights.len()];
+    let mut cycle = Vec::with_capacity(total as usize);
+    for _ in 0..total {
+        let mut best: Option<(usize, i64)> = None;
+        for (index, (credit, weight)) in credits.iter_mut().zip(&weights).enumerate() {
+            if *weight == 0 {
+                continue;
+            }
+            *credit += *weight as i64;
+            if best.is_none_or(|(_, most)| *credit > most) {
+                best = Some((index, *credit));
+            }
+        }
+        let Some((index, _)) = best else { break };
+        if let Some(credit) = credits.get_mut(index) {
+            *credit -= total;
+        }
+        cycle.push(index as u32);
+    }
+    cycle.into_boxed_slice()
+}
+
+/// The weights divided by their greatest common divisor, and scaled down where their sum is over the longest cycle.
+fn scaled(weights: &[u32]) -> Vec<u64> {
+    let divisor = weights.iter().copied().map(u64::from).fold(0, greatest_common_divisor).max(1);
+    let divided: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) / divisor).collect();
+    let sum: u64 = divided.iter().sum();
+    if sum <= MAX_CYCLE {
+        return divided;
+    }
+    let scale = |weight: u64| if weight == 0 { 0 } else { (weight * MAX_CYCLE / sum).max(1) };
+    divided.into_iter().map(scale).collect()
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// The next index of a cycle that `is_open` lets through, or `None` where it lets none through.
+///
+/// `turns` counts the picks of the upstream over all its generations; each call takes one turn.
+pub(super) fn round_robin(
+    cycle: &[u32],
+    turns: &AtomicU64,
+    is_open: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let turn = turns.fetch_add(1, Ordering::Relaxed);
+    let start = turn.checked_rem(cycle.len() as u64)? as usize;
+    let (before, after) = cycle.split_at_checked(start)?;
+    after.iter().chain(before).map(|index| *index as usize).find(|index| is_open(*index))
+}
+
+/// The index with the fewest requests in flight per weight; of equals one at random, in proportion to their weights.
+///
+/// `loads` yields `(in flight, weight)`, or `None` for what must not be taken. Weights of 0 are never taken.
+pub(super) fn least_conn(
+    loads: impl Iterator<Item = Option<(usize, u32)>>,
+    random: &mut fastrand::Rng,
+) -> Option<usize> {
+    let mut best: Option<(usize, u64, u64)> = None;
+    let mut tied_weight = 0;
+    for (index, load) in loads.enumerate() {
+        let Some((in_flight, weight)) = load else { continue };
+        let (in_flight, weight) = (in_flight as u64, u64::from(weight));
+        if weight == 0 {
+            continue;
+        }
+        // a / b < c / d without a division.
+        let order = best.map(|(_, least, its_weight)| {
+            in_flight.saturating_mul(its_weight).cmp(&least.saturating_mul(weight))
+        });
+        match order {
+            Some(std::cmp::Ordering::Greater) => {}
+            Some(std::cmp::Ordering::Equal) => {
+                // Reservoir: each of the tied ones stays with the probability of its weight.
+                tied_weight += weight;
+                if random.u64(0..tied_weight) < weight {
+                    best = Some((index, in_flight, weight));
+                }
+            }
+            None | Some(std::cmp::Ordering::Less) => {
+                tied_weight = weight;
+                best = Some((index, in_flight, weight));
+            }
+        }
+    }
+    best.map(|(index, ..)| index)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn letters(weights: &[u32]) -> String {
+        smooth_cycle(weights).iter().map(|index| char::from(b'a' + *index as u8)).collect()
+    }
+
+    #[test]
+    fn cycles_are_smooth_and_exact() {
+        for (weights, cycle) in [
+            (&[5, 1, 1][..], "aabacaa"),
+            (&[10, 2, 2], "aabacaa"),
+            (&[1, 1, 1], "abc"),
+            (&[7, 7], "ab"),
+            (&[4, 2, 1], "abacaba"),
+            (&[3, 0, 1], "aaca"),
+            (&[1], "a"),
+            (&[0, 1], "b"),
+            (&[0, 0], ""),
+            (&[], ""),
+        ] {
+            assert_eq!(letters(weights), cycle, "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_cycle_is_scaled_and_keeps_the_shares() {
+        let weights: Vec<u32> = (0..40).map(|i| 997 - i).collect();
+        let cycle = smooth_cycle(&weights);
+        assert!(cycle.len() as u64 <= MAX_CYCLE + weights.len() as u64);
+        let total: u32 = weights.iter().sum();
+        for (index, weight) in weights.iter().enumerate() {
+            let share =
+                cycle.iter().filter(|i| **i as usize == index).count() as f64 / cycle.len() as f64;
+            let wanted = f64::from(*weight) / f64::from(total);
+            assert!((share / wanted - 1.0).abs() < 0.02, "{index}: {share} for {wanted}");
+        }
+        // Nobody is scaled away.
+        let mut skewed = vec![1_000; 20];
+        skewed.push(1);
+        assert!(smooth_cycle(&skewed).contains(&20));
+    }
+
+    #[test]
+    fn round_robin_skips_what_is_closed_and_goes_on() {
+        let turns = AtomicU64::new(0);
+        let cycle = smooth_cycle(&[1, 1, 1]);
+        let pick = |closed: &[usize]| round_robin(&cycle, &turns, |i| !closed.contains(&i));
+        assert_eq!([pick(&[]), pick(&[]), pick(&[])], [Some(0), Some(1), Some(2)]);
+        assert_eq!(pick(&[0]), Some(1));
+        assert_eq!(pick(&[1, 2]), Some(0));
+        assert_eq!(pick(&[0, 1, 2]), None);
+        assert_eq!(round_robin(&[], &turns, |_| true), None);
+    }
+
+    #[test]
+    fn weights_are_exact_under_concurrency() {
+        let cycle = smooth_cycle(&[5, 3, 2]);
+        let turns = AtomicU64::new(0);
+        let counts: [AtomicU64; 3] = Default::default();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1_250 {
+                        let index = round_robin(&cycle, &turns, |_| true).unwrap();
+                        counts[index].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(counts.map(AtomicU64::into_inner), [5_000, 3_000, 2_000]);
+    }
+
+    #[test]
+    fn least_conn_takes_the_least_per_weight() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for (loads, index) in [
+            (&[Some((3, 1)), Some((1, 1)), Some((2, 1))][..], Some(1)),
+            (&[Some((3, 4)), Some((1, 1))], Some(0)),
+            (&[Some((9, 10)), Some((8, 9)), Some((10, 11))], Some(1)),
+            (&[None, Some((50, 1))], Some(1)),
+            (&[Some((0, 0)), Some((50, 1))], Some(1)),
+            (&[Some((usize::MAX, 1)), Some((1, 1_000))], Some(1)),
+            (&[None, None], None),
+            (&[], None),
+        ] {
+            assert_eq!(least_conn(loads.iter().copied(), &mut random), index, "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn ties_are_spread_by_weight() {
+        let mut random = fastrand::Rng::with_seed(42);
+        let loads = [Some((0, 1)), Some((5, 1)), Some((0, 2)), Some((0, 1))];
+        let mut counts = [0_u32; 4];
+        for _ in 0..10_000 {
+            counts[least_conn(loads.into_iter(), &mut random).unwrap()] += 1;
+        }
+        assert_eq!(counts[1], 0);
+        for (index, expected) in [(0, 2_500), (2, 5_000), (3, 2_500)] {
+            assert!(counts[index].abs_diff(expected) < 200, "{counts:?}");
+        }
+    }
+
+    proptest! {
+        /// One cycle gives each its weight, and no endpoint is ever a whole turn ahead of its share.
+        #[test]
+        fn a_cycle_is_fair_at_every_point(weights in prop::collection::vec(0_u32..20, 1..12)) {
+            let cycle = smooth_cycle(&weights);
+            let divided = scaled(&weights);
+            let total: u64 = divided.iter().sum();
+            prop_assert_eq!(cycle.len() as u64, total);
+            let mut counts = vec![0_u64; weights.len()];
+            for (step, index) in cycle.iter().enumerate() {
+                counts[*index as usize] += 1;
+                for (count, weight) in counts.iter().zip(&divided) {
+                    let ideal = (step + 1) as f64 * *weight as f64 / total as f64;
+                    prop_assert!((*count as f64 - ideal).abs() < weights.len() as f64);
+                }
+            }
+            prop_assert_eq!(counts, divided);
+        }
+
+        /// With every pick counted, least-conn keeps the load per weight within one request of equal.
+        #[test]
+        fn least_conn_fills_by_weight(weights in prop::collection::vec(1_u32..20, 1..12), seed: u64) {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut in_flight = vec![0_usize; weights.len()];
+            for _ in 0..500 {
+                let loads = in_flight.iter().zip(&weights).map(|(n, w)| Some((*n, *w)));
+                let index = least_conn(loads, &mut random).unwrap();
+                let least = |i: usize| in_flight[i] as f64 / f64::from(weights[i]);
+                prop_assert!((0..weights.len()).all(|other| least(index) <= least(other)));
+                in_flight[index] += 1;
+            }
+            let total: u32 = weights.iter().sum();
+            for (count, weight) in in_flight.iter().zip(&weights) {
+                let ideal = 500.0 * f64::from(*weight) / f64::from(total);
+                prop_assert!((*count as f64 - ideal).abs() <= f64::from(*weight) + weights.len() as f64);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What outlives a snapshot of all upstreams: endpoints, verdicts, resolved names, turns.
+//!
+//! One for an edge. Each new generation is attached to it, finds what the one before it used, and starts only what is new. What a
+//! change does to each: docs/architecture.md.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    state::Registry,
+    types::{EndpointAddress, Name},
+};
+
+use super::{
+    Blueprint, Upstream,
+    config::{HealthCheckConfig, UpstreamProtocol},
+    discovery::{AddressSet, Static},
+    dns::{Dns, SharedResolver},
+    endpoint::Endpoint,
+    health::Health,
+    set::EndpointSet,
+    tls::TlsIdentity,
+};
+
+/// Everything that shapes a probe. A changed key is another health, which starts from nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct HealthKey {
+    pub(super) upstream: Name,
+    pub(super) address: EndpointAddress,
+    pub(super) authority: String,
+    pub(super) server_name: Option<String>,
+    pub(super) check: HealthCheckConfig,
+    pub(super) protocol: UpstreamProtocol,
+    pub(super) tls: Option<TlsIdentity>,
+}
+
+/// The long-lived state of all upstreams.
+pub struct Live {
+    handle: Handle,
+    resolver: Arc<SharedResolver>,
+    endpoints: Registry<(Name, EndpointAddress), Endpoint>,
+    health: Registry<HealthKey, Health>,
+    /// By host and port: upstreams that name the same host resolve it once.
+    names: Registry<(Arc<str>, u16), AddressSet>,
+    turns: Registry<Name, AtomicU64>,
+}
+
+impl Live {
+    /// Nothing is alive yet. Probes and look-ups run on `handle`; names are resolved by the system's resolver.
+    pub fn new(handle: Handle) -> Arc<Self> {
+        Self::with_resolver(handle, SharedResolver::system())
+    }
+
+    /// The same with another resolver.
+    pub fn with_resolver(handle: Handle, resolver: SharedResolver) -> Arc<Self> {
+        Arc::new(Self {
+            handle,
+            resolver: Arc::new(resolver),
+            endpoints: Registry::new(),
+            health: Registry::new(),
+            names: Registry::new(),
+            turns: Registry::new(),
+        })
+    }
+
+    /// Makes an upstream of a compiled configuration: finds its state, starts probes and look-ups that do not run yet.
+    /// They run for as long as an upstream needs them.
+    pub fn attach(self: &Arc<Self>, blueprint: Blueprint) -> Arc<Upstream> {
+        let config = Arc::clone(&blueprint.config);
+        Arc::new(Upstream { config, set: EndpointSet::new(self, blueprint) })
+    }
+
+    /// Drops state that nothing has used for ten minutes. To be called every minute or so.
+    pub fn sweep(&self, now: Instant) {
+        self.endpoints.sweep(now);
+        self.health.sweep(now);
+        self.names.sweep(now);
+        self.turns.sweep(now);
+    }
+
+    /// How many endpoints have state, those included that no configuration has any more.
+    pub fn endpoint_count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    pub(super) fn endpoint(&self, upstream: &Name, address: EndpointAddress) -> Arc<Endpoint> {
+        let key = (upstream.clone(), address.clone());
+        self.endpoints.get_or_insert_with(key, || Endpoint::new(upstream.clone(), address))
+    }
+
+    pub(super) fn health(&self, key: HealthKey, make: impl FnOnce() -> Health) -> Arc<Health> {
+        self.health.get_or_insert_with(key, make)
+    }
+
+    pub(super) fn turns(&self, upstream: &Name) -> Arc<AtomicU64> {
+        self.turns.get_or_insert_with(upstream.clone(), || AtomicU64::new(0))
+    }
+
+    pub(super) fn addresses(&self, address: &EndpointAddress) -> Arc<AddressSet> {
+        match address {
+            EndpointAddress::Dns(host, port) => {
+                self.names.get_or_insert_with((Arc::clone(host), *port), || {
+                    let resolver = Arc::clone(&self.resolver);
+                    AddressSet::new(Box::new(Dns::new(resolver, Arc::clone(host), *port)))
+                })
+            }
+            fixed => Arc::new(AddressSet::new(Box::new(Static::new(vec![fixed.clone()])))),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The endpoints of an upstream, as one generation uses them, and which of them may get requests now.
+//!
+//! A pick reads one pointer, `eligible`; it is built anew when a verdict or a discovered set changes, never by a request.
+//! The set belongs to a snapshot and goes with it; endpoints, health, addresses and the round-robin's turns outlive it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+};
+
+use arc_swap::ArcSwap;
+use rustls_pki_types::ServerName;
+use tokio::sync::watch;
+
+use crate::types::EndpointAddress;
+
+use super::{
+    Blueprint, NoEndpoint, Picked, balance,
+    config::{Balance, EndpointConfig},
+    discovery::AddressSet,
+    endpoint::{Endpoint, InFlight, Tried},
+    health::{Health, Verdict},
+    live::{HealthKey, Live},
+    peer::{self, PeerTemplate},
+    probe::{Probe, ProbeTls},
+    status::{EndpointStatus, NameStatus, unix_seconds},
+    task::TaskGuard,
+    watch::Watch,
+};
+
+/// One endpoint in this set.
+struct Member {
+    endpoint: Arc<Endpoint>,
+    weight: u32,
+    /// The name its address was resolved from.
+    host: Option<Arc<str>>,
+    template: Arc<PeerTemplate>,
+    /// `None` without a health check. The guard keeps the probes running.
+    health: Option<(Arc<Health>, Arc<TaskGuard>)>,
+}
+
+impl Member {
+    fn verdict(&self) -> Verdict {
+        self.health.as_ref().map_or(Verdict::Healthy, |(health, _)| health.verdict())
+    }
+}
+
+/// One configured endpoint: an address, or a name with all addresses it resolves to.
+struct Source {
+    addresses: Arc<AddressSet>,
+    host: Option<(Arc<str>, u16)>,
+    weight: u32,
+    /// Keeps the name followed.
+    _task: Arc<TaskGuard>,
+}
+
+/// The endpoints that may get requests now.
+#[derive(Default)]
+struct Eligible {
+    members: Vec<Arc<Member>>,
+    /// The order of round-robin; empty for least-conn.
+    cycle: Box<[u32]>,
+    /// Whether they are known to be healthy, and not only the best there is.
+    is_healthy: bool,
+    /// Whether the upstream has any endpoint, healthy or not.
+    is_known: bool,
+}
+
+pub(super) struct EndpointSet {
+    this: Weak<EndpointSet>,
+    live: Arc<Live>,
+    blueprint: Blueprint,
+    sources: Vec<Source>,
+    turns: Arc<AtomicU64>,
+    /// Every endpoint. Also the lock under which the set is built anew.
+    members: Mutex<Vec<Arc<Member>>>,
+    eligible: ArcSwap<Eligible>,
+    /// Wakes who waits for the first probes.
+    progress: watch::Sender<()>,
+}
+
+impl EndpointSet {
+    /// Attaches to what is alive, and starts what is not yet running.
+    pub(super) fn new(live: &Arc<Live>, blueprint: Blueprint) -> Arc<Self> {
+        let set = Arc::new_cyclic(|this: &Weak<Self>| {
+            let watcher: Weak<dyn Watch> = Weak::clone(this) as Weak<dyn Watch>;
+            let source = |endpoint: &EndpointConfig| {
+                let addresses = live.addresses(&endpoint.address);
+                addresses.watchers().add(&watcher);
+                let host = match &endpoint.address {
+                    EndpointAddress::Dns(host, port) => Some((Arc::clone(host), *port)),
+                    EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
+                };
+                let task = addresses.run(live.handle());
+                Source { addresses, host, weight: endpoint.weight, _task: task }
+            };
+            Self {
+                this: Weak::clone(this),
+                live: Arc::clone(live),
+                sources: blueprint.config.endpoints.iter().map(source).collect(),
+                turns: live.turns(&blueprint.config.name),
+                blueprint,
+                members: Mutex::new(Vec::new()),
+                eligible: ArcSwap::default(),
+                progress: watch::Sender::new(()),
+            }
+        });
+        set.changed();
+        set
+    }
+
+    /// An endpoint for the next try, counted as in flight from now on.
+    pub(super) fn pick(&self, tried: &Tried) -> Result<Picked, NoEndpoint> {
+        let eligible = self.eligible.load();
+        let members = &eligible.members;
+        let pick = |is_open: &dyn Fn(&Member) -> bool| match self.blueprint.config.balance {
+            Balance::RoundRobin => balance::round_robin(&eligible.cycle, &self.turns, |index| {
+                members.get(index).is_some_and(|member| is_open(member))
+            }),
+            Balance::LeastConn => {
+                let loads = members.iter().map(|member| {
+                    is_open(member).then(|| (member.endpoint.in_flight(), member.weight))
+                });
+                let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
+                balance::least_conn(loads, &mut random)
+            }
+        };
+        let untried = pick(&|member| !tried.contains(&member.endpoint));
+        // Rather a tried one again than none.
+        let index = if untried.is_none() && !tried.is_empty() { pick(&|_| true) } else { untried };
+        match index.and_then(|index| members.get(index)) {
+            Some(member) => Ok(Picked {
+                in_flight: InFlight::start(Arc::clone(&member.endpoint)),
+                template: Arc::clone(&member.template),
+            }),
+            None if !eligible.is_known => Err(NoEndpoint::NoneKnown),
+            None => Err(NoEndpoint::NoneHealthy),
+        }
+    }
+
+    pub(super) fn has_healthy(&self) -> bool {
+        self.eligible.load().is_healthy
+    }
+
+    /// Resolves when every name has been asked for and every endpoint has had a probe. May never.
+    pub(super) async fn probed(&self) {
+        let mut progress = self.progress.subscribe();
+        while !self.is_probed() {
+            if progress.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_probed(&self) -> bool {
+        self.sources.iter().all(|source| source.addresses.is_answered())
+            && self.lock().iter().all(|member| {
+                member.health.as_ref().is_none_or(|(health, _)| health.has_been_probed())
+            })
+    }
+
+    pub(super) fn endpoint_status(&self) -> Vec<EndpointStatus> {
+        let members = self.lock().clone();
+        let status = |member: &Arc<Member>| {
+            let state = member.health.as_ref().map(|(health, _)| health.state());
+            let last_error = state.as_ref().and_then(|state| state.last_error.clone());
+            EndpointStatus {
+                address: member.endpoint.label().to_owned(),
+                host: member.host.as_deref().map(ToOwned::to_owned),
+                weight: member.weight,
+                health: state.as_ref().map_or(Verdict::Healthy, |state| state.verdict),
+                since: state.as_ref().map(|state| unix_seconds(state.since)),
+                last_error: last_error.as_ref().map(|(error, _)| error.to_string()),
+                last_error_at: last_error.map(|(_, at)| unix_seconds(at)),
+                in_flight: member.endpoint.in_flight(),
+                requests: member.endpoint.requests(),
+            }
+        };
+        members.iter().map(status).collect()
+    }
+
+    pub(super) fn name_status(&self) -> Vec<NameStatus> {
+        let status = |source: &Source| {
+            let (host, port) = source.host.as_ref()?;
+            let state = source.addresses.state();
+            Some(NameStatus {
+                name: format!("{host}:{port}"),
+                addresses: state.addresses.len(),
+                error: state.error,
+            })
+        };
+        self.sources.iter().filter_map(status).collect()
+    }
+
+    /// The members for what is discovered now; those that stay are taken over. An address that stands in two sources counts once,
+    /// for the first.
+    fn build_members(&self, before: &[Arc<Member>]) -> Vec<Arc<Member>> {
+        let known: HashMap<&EndpointAddress, &Arc<Member>> =
+            before.iter().map(|member| (member.endpoint.address(), member)).collect();
+        let mut seen = HashSet::new();
+        let mut members = Vec::with_capacity(before.len());
+        for source in &self.sources {
+            for address in source.addresses.state().addresses {
+                if !seen.insert(address.clone()) {
+                    continue;
+                }
+                let host = source.host.as_ref().map(|(host, _)| host);
+                let kept = known.get(&address).filter(|member| {
+                    member.host.as_ref() == host && member.weight == source.weight
+                });
+                let member = match kept {
+                    Some(member) => Some(Arc::clone(member)),
+                    None => self.new_member(address, source),
+                };
+                members.extend(member);
+            }
+        }
+        members
+    }
+
+    fn new_member(&self, address: EndpointAddress, source: &Source) -> Option<Arc<Member>> {
+        let config = &self.blueprint.config;
+        let host = source.host.as_ref().map(|(host, _)| host);
+        let tls = self.blueprint.tls.as_deref();
+        let host_text = host.map(|host| &**host);
+        let template = match PeerTemplate::new(config, tls, &address, host_text) {
+            Ok(template) => Arc::new(template),
+            // Compiling has tried the written addresses, and names resolve to IP addresses.
+            Err(error) => {
+                tracing::error!(upstream = %config.name, %address, %error, "endpoint left out");
+                return None;
+            }
+        };
+        let health = self.health(&address, source);
+        Some(Arc::new(Member {
+            endpoint: self.live.endpoint(&config.name, address),
+            weight: source.weight,
+            host: host.cloned(),
+            template,
+            health,
+        }))
+    }
+
+    fn health(
+        &self,
+        address: &EndpointAddress,
+        source: &Source,
+    ) -> Option<(Arc<Health>, Arc<TaskGuard>)> {
+        let config = &self.blueprint.config;
+        let check = config.health_check.as_ref()?;
+        let host = source.host.as_ref();
+        let authority = check.host.clone().unwrap_or_else(|| match (host, address) {
+            (Some((host, port)), _) => format!("{host}:{port}"),
+            (None, EndpointAddress::Unix(_)) => "localhost".to_owned(),
+            (None, address) => address.to_string(),
+        });
+        let tls = self.blueprint.tls.as_deref();
+        let server_name =
+            tls.and_then(|tls| peer::server_name(tls, address, host.map(|(host, _)| &**host)));
+        let key = HealthKey {
+            upstream: config.name.clone(),
+            address: address.clone(),
+            authority: authority.clone(),
+            server_name: server_name.clone(),
+            check: check.clone(),
+            protocol: config.protocol,
+            tls: tls.map(super::tls::UpstreamTls::identity),
+        };
+        let probe_tls =
+            self.blueprint.probe_tls.as_ref().zip(server_name).and_then(|(config, server_name)| {
+                let server_name = ServerName::try_from(server_name).ok()?;
+                Some(ProbeTls { config: Arc::clone(config), server_name })
+            });
+        let health = self.live.health(key, || {
+            let probe =
+                Probe::new(check.clone(), address.clone(), config.protocol, probe_tls, authority);
+            Health::new(config.name.clone(), address.clone(), probe)
+        });
+        let watcher: Weak<dyn Watch> = Weak::clone(&self.this) as Weak<dyn Watch>;
+        health.watchers().add(&watcher);
+        let task = health.run(self.live.handle());
+        Some((health, task))
+    }
+
+    /// Those that may get requests: the healthy ones, or where there are none, those of which nothing is known.
+    fn build_eligible(&self, members: &[Arc<Member>]) -> Eligible {
+        let mut healthy = Vec::with_capacity(members.len());
+        let mut unknown = Vec::new();
+        for member in members.iter().filter(|member| member.weight > 0) {
+            match member.verdict() {
+                Verdict::Healthy => healthy.push(Arc::clone(member)),
+                Verdict::Unknown => unknown.push(Arc::clone(member)),
+                Verdict::Unhealthy => {}
+            }
+        }
+        let is_known = !members.is_empty();
+        let is_healthy = !healthy.is_empty();
+        let members = if is_healthy { healthy } else { unknown };
+        let cycle = match self.blueprint.config.balance {
+            Balance::RoundRobin => {
+                let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
+                balance::smooth_cycle(&weights)
+            }
+            Balance::LeastConn => Box::default(),
+        };
+        Eligible { members, cycle, is_healthy, is_known }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watch for EndpointSet {
+    fn changed(&self) {
+        {
+            // Under the lock, so that the last of two racing changes sees both.
+            let mut members = self.lock();
+            *members = self.build_members(&members);
+            self.eligible.store(Arc::new(self.build_eligible(&members)));
+        }
+        self.progress.send_replace(());
+    }
+}

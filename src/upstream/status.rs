@@ -1,0 +1,63 @@
+//! What the API and the metrics show of an upstream. Read now and then, never by a request.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::types::Name;
+
+use super::{config::Balance, health::Verdict};
+
+/// An upstream as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct UpstreamStatus {
+    /// Its name.
+    pub name: Name,
+    /// How it balances.
+    pub balance: Balance,
+    /// Its endpoints, those of host names resolved.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Its host names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameStatus>,
+}
+
+/// An endpoint as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct EndpointStatus {
+    /// Where it is reached.
+    pub address: String,
+    /// The host name its address was resolved from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Its share; 0 is out.
+    pub weight: u32,
+    /// What the probes say; healthy where there is no health check.
+    pub health: Verdict,
+    /// Since when, in seconds of Unix time. `None` without a health check.
+    pub since: Option<u64>,
+    /// What last went wrong with a probe. It stays after the endpoint has recovered.
+    pub last_error: Option<String>,
+    /// When that was, in seconds of Unix time.
+    pub last_error_at: Option<u64>,
+    /// Tries that are with it now.
+    pub in_flight: usize,
+    /// Tries it has been given since it is known.
+    pub requests: u64,
+}
+
+/// A host name as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct NameStatus {
+    /// The name and the port.
+    pub name: String,
+    /// How many addresses it has.
+    pub addresses: usize,
+    /// What is wrong with it at present.
+    pub error: Option<String>,
+}
+
+/// Seconds of Unix time.
+pub(super) fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
