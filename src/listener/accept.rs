@@ -1,0 +1,383 @@
+//! Accept loops: one task for each socket; one task for each connection.
+//!
+//! Place: first on the path of a request. What is decided here: whether there is room for the connection, and what it
+//! speaks. A connection's task ends with the connection, with its listener's drain limit, or with the edge.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use pingora_core::server::ShutdownWatch;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::{TcpListener, UnixListener},
+    sync::Notify,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    Serve, TlsChooser, Trusted,
+    handshake::{Shaken, shake},
+    socket::BoundSocket,
+    stream::{ClientStream, Parts, Spoken},
+};
+use crate::{
+    config::ListenerConfig,
+    proxy::{ConnectionInfo, TlsFacts},
+    telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
+};
+
+/// What a client of HTTP/2 with prior knowledge says first (RFC 9113, section 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The pause after an accept that failed for want of something (file descriptors, memory): it doubles up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// What all sockets of one listener share.
+pub(super) struct Gate {
+    pub(super) config: ArcSwap<ListenerConfig>,
+    pub(super) metrics: ArcSwap<ListenerMetrics>,
+    pub(super) tls: TlsChooser,
+    pub(super) trusted: Trusted,
+    /// No more connections are taken.
+    pub(super) stopped: CancellationToken,
+    /// Connections end when they can.
+    pub(super) draining: CancellationToken,
+    /// Connections end now.
+    pub(super) killed: CancellationToken,
+    /// The same as `draining`, in Pingora's form.
+    pub(super) shutdown: ShutdownWatch,
+    pub(super) open: AtomicUsize,
+    freed: Notify,
+    by_client: Mutex<HashMap<IpAddr, u32>>,
+}
+
+impl Gate {
+    pub(super) fn new(
+        config: ListenerConfig,
+        metrics: Arc<ListenerMetrics>,
+        tls: TlsChooser,
+        trusted: Trusted,
+        shutdown: ShutdownWatch,
+    ) -> Self {
+        Self {
+            config: ArcSwap::from_pointee(config),
+            metrics: ArcSwap::new(metrics),
+            tls,
+            trusted,
+            stopped: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            killed: CancellationToken::new(),
+            shutdown,
+            open: AtomicUsize::new(0),
+            freed: Notify::new(),
+            by_client: Mutex::default(),
+        }
+    }
+
+    /// Waits until there is room for one more connection.
+    async fn room(&self) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            // Registered before the look, so that a place that is freed in between is not missed.
+            freed.as_mut().enable();
+            if self.open.load(Ordering::Acquire) < self.config.load().limits.max_connections as usize {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// A place for a connection from `client`, or the reason why there is none.
+    fn admit(self: &Arc<Self>, client: Option<SocketAddr>) -> Result<Place, ConnectionRefused> {
+        let limit = self.config.load().limits.max_connections_per_client;
+        let counted = match (limit, client) {
+            (Some(limit), Some(address)) if !(self.trusted)(address.ip()) => {
+                let network = client_network(address.ip());
+                let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+                let count = by_client.entry(network).or_insert(0);
+                if *count >= limit {
+                    return Err(ConnectionRefused::ClientLimit);
+                }
+                *count += 1;
+                Some(network)
+            }
+            _ => None,
+        };
+        self.open.fetch_add(1, Ordering::AcqRel);
+        Ok(Place { gate: self.clone(), counted, _open: self.metrics.load().accepted() })
+    }
+}
+
+/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one household has to itself.
+fn client_network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => IpAddr::V4(v4),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// A connection's place among those that are open.
+struct Place {
+    gate: Arc<Gate>,
+    counted: Option<IpAddr>,
+    _open: OpenConnection,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gate.open.fetch_sub(1, Ordering::AcqRel);
+        self.gate.freed.notify_one();
+        if let Some(network) = self.counted {
+            let mut by_client = self.gate.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = by_client.get_mut(&network) {
+                *count -= 1;
+                if *count == 0 {
+                    by_client.remove(&network);
+                }
+            }
+        }
+    }
+}
+
+/// Accepts on one socket until the listener stops; then what waits in the kernel is still taken.
+pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn Serve>) {
+    match socket {
+        BoundSocket::Tcp(socket) => match TcpListener::from_std(socket) {
+            Ok(listener) => {
+                let accept = async || {
+                    let (stream, client) = listener.accept().await?;
+                    let (fd, local) = (stream.as_raw_fd(), stream.local_addr().ok());
+                    Ok((stream, Accepted { fd, client: Some(client), local }))
+                };
+                accept_loop(accept, &gate, &engine).await;
+            }
+            Err(error) => warn!(%error, "a socket can't be used"),
+        },
+        BoundSocket::Unix(socket) => match UnixListener::from_std(socket) {
+            Ok(listener) => {
+                let accept = async || {
+                    let (stream, _) = listener.accept().await?;
+                    let fd = stream.as_raw_fd();
+                    Ok((stream, Accepted { fd, client: None, local: None }))
+                };
+                accept_loop(accept, &gate, &engine).await;
+            }
+            Err(error) => warn!(%error, "a socket can't be used"),
+        },
+    }
+}
+
+/// A connection as the kernel gives it.
+#[derive(Clone, Copy)]
+struct Accepted {
+    fd: RawFd,
+    client: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+async fn accept_loop<S, F>(accept: F, gate: &Arc<Gate>, engine: &Arc<dyn Serve>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: AsyncFn() -> io::Result<(S, Accepted)>,
+{
+    let mut pause = PAUSE.0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = gate.stopped.cancelled() => break,
+            accepted = async { gate.room().await; accept().await } => accepted,
+        };
+        match accepted {
+            Ok((stream, accepted)) => {
+                pause = PAUSE.0;
+                take(stream, accepted, gate, engine);
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                warn!(listener = %gate.config.load().name, %error, "accepting pauses");
+                gate.metrics.load().refused(ConnectionRefused::Socket);
+                tokio::select! {
+                    () = gate.stopped.cancelled() => break,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+    }
+    // Clients whose connections wait in the kernel did nothing wrong.
+    while let Some(Ok((stream, accepted))) = ready_now(accept()).await {
+        take(stream, accepted, gate, engine);
+    }
+}
+
+/// The value of a future that is ready, or `None`.
+async fn ready_now<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        value = future => Some(value),
+        () = std::future::ready(()) => None,
+    }
+}
+
+/// The client was gone before it was accepted; the next one is not concerned.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+/// Starts the task of one connection, if there is a place for it.
+fn take<S>(stream: S, accepted: Accepted, gate: &Arc<Gate>, engine: &Arc<dyn Serve>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let place = match gate.admit(accepted.client) {
+        Ok(place) => place,
+        Err(reason) => {
+            gate.metrics.load().refused(reason);
+            return;
+        }
+    };
+    let engine = engine.clone();
+    tokio::spawn(async move {
+        let gate = place.gate.clone();
+        tokio::select! {
+            biased;
+            () = gate.killed.cancelled() => {}
+            () = connection(stream, accepted, &gate, &*engine) => {}
+        }
+        drop(place);
+    });
+}
+
+/// One connection, from its first byte to its last.
+async fn connection<S>(stream: S, accepted: Accepted, gate: &Gate, engine: &dyn Serve)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = gate.config.load_full();
+    let metrics = gate.metrics.load_full();
+    let info = |tls: Option<TlsFacts>| {
+        let ConnectionEnds { client, local } = ends(accepted);
+        Arc::new(ConnectionInfo::new(config.name.clone(), client, local, tls, config.limits, gate.draining.clone()))
+    };
+    if config.tls {
+        let choose = |name: Option<&str>, local: Option<IpAddr>| (gate.tls)(&config.name, name, local);
+        let local = accepted.local.map(|address| address.ip());
+        let shaken = match timeout(config.limits.handshake, shake(stream, local, &choose)).await {
+            Ok(Ok(shaken)) => shaken,
+            Ok(Err(reason)) => {
+                debug!(listener = %config.name, reason = reason.label(), "handshake failed");
+                return metrics.handshake_failed(reason);
+            }
+            Err(_) => return metrics.handshake_failed(HandshakeFailure::Timeout),
+        };
+        let Shaken { stream, facts, digest, version, is_http2 } = shaken;
+        metrics.handshake(version);
+        let spoken = if is_http2 { Spoken::Http2 } else { Spoken::Http1 };
+        let info = info(Some(facts));
+        let parts = Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay: Bytes::new(), metrics };
+        return serve(parts, gate, engine).await;
+    }
+    let mut stream = stream;
+    let (spoken, replay) = if config.h2c {
+        match timeout(config.limits.head, sniff(&mut stream)).await {
+            Ok(Ok(found)) => found,
+            // Nothing came, or not enough of it.
+            Ok(Err(_)) | Err(_) => return,
+        }
+    } else {
+        (Spoken::Http1, Bytes::new())
+    };
+    serve(Parts { io: stream, fd: accepted.fd, info: info(None), spoken, ssl: None, replay, metrics }, gate, engine).await;
+}
+
+struct ConnectionEnds {
+    client: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+}
+
+/// Both ends, IPv4 as IPv4 also where the socket is `[::]`.
+fn ends(accepted: Accepted) -> ConnectionEnds {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    ConnectionEnds { client: accepted.client.map(canonical), local: accepted.local.map(canonical) }
+}
+
+async fn serve<S>(parts: Parts<S>, gate: &Gate, engine: &dyn Serve)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
+{
+    match ClientStream::new(parts) {
+        Ok(stream) => engine.serve(Box::new(stream), &gate.shutdown).await,
+        Err(error) => warn!(%error, "a connection can't be served"),
+    }
+}
+
+/// Whether a plain connection begins with the preface of HTTP/2. It is given back with what was read.
+///
+/// As soon as a byte differs it is HTTP/1.1: a short request is never held back.
+async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Spoken, Bytes)> {
+    let mut seen = [0; PREFACE.len()];
+    let mut length = 0;
+    loop {
+        let Some(rest) = seen.get_mut(length..) else { break };
+        match stream.read(rest).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+        let read = seen.get(..length).unwrap_or_default();
+        if !PREFACE.starts_with(read) {
+            return Ok((Spoken::Http1, Bytes::copy_from_slice(read)));
+        }
+        if length == PREFACE.len() {
+            break;
+        }
+    }
+    Ok((Spoken::Http2, Bytes::copy_from_slice(&seen)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_household_of_ipv6_counts_as_one() {
+        let network = |text: &str| client_network(text.parse().unwrap()).to_string();
+        assert_eq!(network("2001:db8:1:2:aaaa::1"), network("2001:db8:1:2:bbbb::9"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
+    }
+
+    #[tokio::test]
+    async fn the_preface_is_told_from_a_short_request() {
+        for (sent, spoken) in [(&b"GET / HTTP/1.0\r\n\r\n"[..], Spoken::Http1), (b"P", Spoken::Http1), (b"PRI * HTTP/1.1\r\n", Spoken::Http1), (PREFACE, Spoken::Http2)] {
+            let mut stream = tokio_test_stream(sent);
+            match sniff(&mut stream).await {
+                Ok((found, replay)) => {
+                    assert_eq!(found, spoken);
+                    assert!(sent.starts_with(&replay));
+                }
+                // A lone "P" may still become a preface; the client closed before it did.
+                Err(_) => assert_eq!(sent, b"P"),
+            }
+        }
+    }
+
+    fn tokio_test_stream(bytes: &[u8]) -> impl AsyncRead + Unpin {
+        std::io::Cursor::new(bytes.to_vec())
+    }
+}

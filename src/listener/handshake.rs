@@ -1,0 +1,88 @@
+//! TLS handshakes: the name asked for chooses the site's policy and certificate.
+
+use std::{io, net::IpAddr, sync::Arc};
+
+use pingora_core::protocols::tls::SslDigest;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+
+use crate::{
+    proxy::TlsFacts,
+    snapshot::TlsChoice,
+    telemetry::metrics::{HandshakeFailure, TlsVersion},
+};
+
+/// A fatal `unrecognized_name` alert as one record (RFC 8446, sections 5.1 and 6; RFC 6066, section 3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Chooses for a name asked for (lower case), or for none at our own address.
+pub(super) type Choose<'a> = &'a (dyn Fn(Option<&str>, Option<IpAddr>) -> TlsChoice + Send + Sync);
+
+/// A handshake that went well.
+pub(super) struct Shaken<S> {
+    pub(super) stream: TlsStream<S>,
+    pub(super) facts: TlsFacts,
+    pub(super) digest: SslDigest,
+    pub(super) version: TlsVersion,
+    pub(super) is_http2: bool,
+}
+
+/// Shakes hands. The caller sets the deadline.
+///
+/// # Errors
+/// By reason; they are counted and not logged one by one.
+pub(super) async fn shake<S>(io: S, local: Option<IpAddr>, choose: Choose<'_>) -> Result<Shaken<S>, HandshakeFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let accepting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
+    let mut start = accepting.await.map_err(|error| reason(&error, HandshakeFailure::NotTls))?;
+    let server_name = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into_boxed_str());
+    let site = match choose(server_name.as_deref(), local) {
+        TlsChoice::Use(site) => site,
+        TlsChoice::Refuse => {
+            // The client may be gone; the refusal stands all the same.
+            drop(start.io.write_all(&UNRECOGNIZED_NAME).await);
+            drop(start.io.shutdown().await);
+            return Err(HandshakeFailure::UnknownHost);
+        }
+    };
+    let stream =
+        start.into_stream(site.config.clone()).await.map_err(|error| reason(&error, HandshakeFailure::Other))?;
+    let (_, connection) = stream.get_ref();
+    let is_http2 = connection.alpn_protocol() == Some(b"h2");
+    let (version, version_text) = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => (TlsVersion::Tls12, "TLSv1.2"),
+        _ => (TlsVersion::Tls13, "TLSv1.3"),
+    };
+    let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default();
+    let digest = SslDigest::new(cipher, version_text, None, None, Vec::new());
+    let facts = TlsFacts { policy: Arc::clone(&site.identity), server_name, version: version_text };
+    Ok(Shaken { stream, facts, digest, version, is_http2 })
+}
+
+/// The reason behind an error of rustls, as it is counted.
+fn reason(error: &io::Error, otherwise: HandshakeFailure) -> HandshakeFailure {
+    use rustls::{Error, PeerIncompatible};
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                HandshakeFailure::Closed
+            }
+            _ => otherwise,
+        };
+    };
+    match error {
+        Error::AlertReceived(_) => HandshakeFailure::Alert,
+        Error::InvalidMessage(_) => HandshakeFailure::NotTls,
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::SupportedVersionsExtensionRequired,
+        ) => HandshakeFailure::Version,
+        Error::PeerIncompatible(_) => HandshakeFailure::Parameters,
+        Error::NoCertificatesPresented | Error::InvalidCertificate(_) => HandshakeFailure::ClientCertificate,
+        _ => otherwise,
+    }
+}

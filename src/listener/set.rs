@@ -1,0 +1,245 @@
+//! The listeners of an edge, and how a reload changes them.
+//!
+//! A reload plans first: new sockets are bound, all or none. Then listeners that are gone retire, the new snapshot comes
+//! into force, and new ones start. A listener whose address stays keeps its socket and its connections, whatever else of
+//! it changes.
+
+use std::{
+    fmt, io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{
+    BoundAddress, TlsChooser, Trusted, Worker,
+    accept::{Gate, accept},
+    socket::{BoundSocket, bind},
+};
+use crate::{
+    config::ListenerConfig,
+    telemetry::metrics::Metrics,
+    types::{ListenAddress, Name},
+};
+
+/// The listeners of an edge.
+pub struct ListenerSet {
+    workers: Vec<Worker>,
+    metrics: Arc<Metrics>,
+    tls: TlsChooser,
+    trusted: Trusted,
+    active: Mutex<Vec<Active>>,
+    /// Listeners that are gone, with connections that are not.
+    retired: Mutex<Vec<Active>>,
+}
+
+impl fmt::Debug for ListenerSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenerSet").field("bound", &self.bound()).finish_non_exhaustive()
+    }
+}
+
+/// A listener that accepts, or did.
+struct Active {
+    key: Key,
+    bound: BoundAddress,
+    gate: Arc<Gate>,
+    /// Turns true when it drains.
+    shutdown: watch::Sender<bool>,
+}
+
+/// What makes a listener the same one: its address; with port 0 its name too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key(ListenAddress, Option<Name>);
+
+impl Key {
+    fn of(config: &ListenerConfig) -> Self {
+        let is_any = matches!(&config.address, ListenAddress::Tcp(address) if address.port() == 0);
+        Self(config.address.clone(), is_any.then(|| config.name.clone()))
+    }
+}
+
+impl Active {
+    fn stop(&self) {
+        self.gate.stopped.cancel();
+        if let BoundAddress::Unix(path) = &self.bound {
+            // Whoever has replaced the file keeps it only if it is a socket of theirs; ours is the one that is there.
+            drop(std::fs::remove_file(path));
+        }
+    }
+
+    fn drain(&self) {
+        self.gate.draining.cancel();
+        self.shutdown.send_replace(true);
+    }
+}
+
+/// A change of the listeners, with its sockets bound.
+pub struct Plan {
+    wanted: Vec<(ListenerConfig, Option<(Vec<BoundSocket>, BoundAddress)>)>,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan").field("listeners", &self.wanted.len()).finish()
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        // A plan that was never carried out leaves no socket file behind.
+        for (_, sockets) in &self.wanted {
+            if let Some((_, BoundAddress::Unix(path))) = sockets {
+                drop(std::fs::remove_file(path));
+            }
+        }
+    }
+}
+
+impl ListenerSet {
+    /// A set without listeners.
+    pub fn new(workers: Vec<Worker>, metrics: Arc<Metrics>, tls: TlsChooser, trusted: Trusted) -> Self {
+        Self { workers, metrics, tls, trusted, active: Mutex::default(), retired: Mutex::default() }
+    }
+
+    fn active(&self) -> MutexGuard<'_, Vec<Active>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<Active>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds what `configs` need beyond the present sockets.
+    ///
+    /// # Errors
+    /// Each listener that can't be bound, with the reason; then nothing has changed.
+    pub fn plan(&self, configs: &[ListenerConfig]) -> Result<Plan, Vec<(Name, io::Error)>> {
+        let mut failures = Vec::new();
+        let mut plan = Plan { wanted: Vec::with_capacity(configs.len()) };
+        let active = self.active();
+        for config in configs {
+            let key = Key::of(config);
+            if active.iter().any(|listener| listener.key == key) {
+                plan.wanted.push((config.clone(), None));
+                continue;
+            }
+            match bind(&config.address, self.workers.len()) {
+                Ok(bound) => plan.wanted.push((config.clone(), Some(bound))),
+                Err(error) => failures.push((config.name.clone(), error)),
+            }
+        }
+        if failures.is_empty() { Ok(plan) } else { Err(failures) }
+    }
+
+    /// Ends listeners that the plan does not have: they take what waits, their connections end when they can, and after
+    /// `drain` in any case.
+    pub fn retire(&self, plan: &Plan, drain: Duration) {
+        let mut active = self.active();
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *active)
+            .into_iter()
+            .partition(|listener| plan.wanted.iter().any(|(config, _)| Key::of(config) == listener.key));
+        *active = kept;
+        drop(active);
+        for listener in gone {
+            info!(address = %listener.bound, "listener ends");
+            listener.stop();
+            listener.drain();
+            let killed = listener.gate.killed.clone();
+            if let Some(worker) = self.workers.first() {
+                worker.handle.spawn(async move {
+                    tokio::time::sleep(drain).await;
+                    killed.cancel();
+                });
+            }
+            let mut retired = self.retired();
+            retired.retain(|old| old.gate.open.load(Ordering::Acquire) > 0);
+            retired.push(listener);
+        }
+    }
+
+    /// Carries the plan out: changed settings apply, new listeners accept.
+    pub fn start(&self, mut plan: Plan) {
+        let mut active = self.active();
+        for (config, sockets) in std::mem::take(&mut plan.wanted) {
+            let metrics = self.metrics.listener(&config.name);
+            let Some((sockets, bound)) = sockets else {
+                if let Some(listener) = active.iter().find(|listener| listener.key == Key::of(&config)) {
+                    listener.gate.config.store(Arc::new(config));
+                    listener.gate.metrics.store(metrics);
+                }
+                continue;
+            };
+            info!(listener = %config.name, address = %bound, tls = config.tls, "listening");
+            let (shutdown, watched) = watch::channel(false);
+            let key = Key::of(&config);
+            let gate = Arc::new(Gate::new(config, metrics, self.tls.clone(), self.trusted.clone(), watched));
+            for (socket, worker) in sockets.into_iter().zip(&self.workers) {
+                worker.handle.spawn(accept(socket, gate.clone(), worker.engine.clone()));
+            }
+            active.push(Active { key, bound, gate, shutdown });
+        }
+    }
+
+    /// Listeners by name, with their addresses.
+    pub fn bound(&self) -> Vec<(Name, BoundAddress)> {
+        let active = self.active();
+        let mut bound: Vec<_> =
+            active.iter().map(|listener| (listener.gate.config.load().name.clone(), listener.bound.clone())).collect();
+        bound.sort_by(|a, b| a.0.cmp(&b.0));
+        bound
+    }
+
+    /// Connections that are open, those of listeners that are gone too.
+    pub fn connections(&self) -> usize {
+        let count = |listeners: &[Active]| -> usize {
+            listeners.iter().map(|listener| listener.gate.open.load(Ordering::Acquire)).sum()
+        };
+        count(&self.active()) + count(&self.retired())
+    }
+
+    /// Connections by listener.
+    pub fn connections_by_listener(&self) -> Vec<(Name, usize)> {
+        let active = self.active();
+        active
+            .iter()
+            .map(|listener| (listener.gate.config.load().name.clone(), listener.gate.open.load(Ordering::Acquire)))
+            .collect()
+    }
+
+    /// Tells every connection to end after its present request; new ones are still taken.
+    pub fn drain(&self) {
+        for listener in self.active().iter() {
+            listener.drain();
+        }
+    }
+
+    /// Takes no more connections.
+    pub fn stop_accepting(&self) {
+        for listener in self.active().iter() {
+            listener.stop();
+        }
+    }
+
+    /// Ends every connection now.
+    pub fn close_all(&self) {
+        for listener in self.active().iter().chain(self.retired().iter()) {
+            listener.gate.killed.cancel();
+        }
+    }
+
+    /// Paths of the Unix sockets that are bound.
+    pub fn unix_paths(&self) -> Vec<PathBuf> {
+        let active = self.active();
+        active
+            .iter()
+            .filter_map(|listener| match &listener.bound {
+                BoundAddress::Unix(path) => Some(path.clone()),
+                BoundAddress::Tcp(_) => None,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,113 @@
+//! What is known of a client's connection: made by the listener, read by every request on it.
+//!
+//! It travels as user data of Pingora's proxy digest, the one door from an I/O type of ours to the request hooks.
+
+use std::{
+    any::Any,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use pingora_core::protocols::{Digest, raw_connect::ProxyDigest};
+use pingora_http::ResponseHeader;
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::ListenerLimits, tls::PolicyIdentity, types::Name};
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct ConnectionInfo {
+    /// The listener that took it, by its name at that time.
+    pub listener: Name,
+    /// The other end; `None` on a Unix socket.
+    pub client: Option<SocketAddr>,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// It speaks TLS.
+    pub is_tls: bool,
+    /// What its handshake settled.
+    pub tls: Option<TlsFacts>,
+    limits: ListenerLimits,
+    /// Whether the next byte belongs to a request head; HTTP/1.1 only.
+    awaits_head: AtomicBool,
+    draining: CancellationToken,
+}
+
+/// What a handshake settled.
+#[derive(Clone, Debug)]
+pub struct TlsFacts {
+    /// The policy that the connection was made under.
+    pub policy: Arc<PolicyIdentity>,
+    /// The name asked for, lower case.
+    pub server_name: Option<Box<str>>,
+    /// The version, as `TLSv1.3`.
+    pub version: &'static str,
+}
+
+impl ConnectionInfo {
+    /// A new connection that awaits a head.
+    pub fn new(
+        listener: Name,
+        client: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+        tls: Option<TlsFacts>,
+        limits: ListenerLimits,
+        draining: CancellationToken,
+    ) -> Self {
+        let awaits_head = AtomicBool::new(true);
+        Self { listener, client, local, is_tls: tls.is_some(), tls, limits, awaits_head, draining }
+    }
+
+    /// The limits of its listener when it was made.
+    pub fn limits(&self) -> &ListenerLimits {
+        &self.limits
+    }
+
+    /// Whether it should end after the present request.
+    pub fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Ends with the drain of its listener.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// The last byte of a head has come: what follows is no head.
+    pub fn head_is_done(&self) {
+        self.awaits_head.store(false, Ordering::Release);
+    }
+
+    /// A request has ended: the next byte begins a head.
+    pub fn awaiting_head(&self) {
+        self.awaits_head.store(true, Ordering::Release);
+    }
+
+    /// Whether the next byte belongs to a head.
+    pub fn awaits_head(&self) -> bool {
+        self.awaits_head.load(Ordering::Acquire)
+    }
+
+    /// As Pingora carries it.
+    ///
+    /// # Errors
+    /// Never in practice: the head that Pingora wants beside it is a constant.
+    pub fn into_proxy_digest(self: &Arc<Self>) -> pingora_error::Result<ProxyDigest> {
+        let head = Box::new(ResponseHeader::build(200, Some(0))?);
+        let user_data: Box<dyn Any + Send + Sync> = Box::new(self.clone());
+        Ok(ProxyDigest::new(head, Some(user_data)))
+    }
+
+    /// The connection behind a request's digest.
+    pub fn of(digest: &Digest) -> Option<&Arc<Self>> {
+        digest.proxy_digest.as_deref().and_then(Self::of_proxy_digest)
+    }
+
+    /// The connection behind a stream's digest.
+    pub fn of_proxy_digest(digest: &ProxyDigest) -> Option<&Arc<Self>> {
+        digest.user_data.as_ref()?.downcast_ref::<Arc<Self>>()
+    }
+}
