@@ -1,1 +1,17 @@
 //! Integration tests: one binary.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test asserts by panicking, its data has a known shape, and its output is for people"
+)]
+#![allow(unreachable_pub, reason = "what the harness offers to tests is public to them")]
+
+#[allow(dead_code, unused_imports, reason = "the harness offers what tests to come will use")]
+mod harness;
+
+mod demo_origin;
+mod harness_origin;
