@@ -8,9 +8,15 @@
     clippy::unwrap_used,
     reason = "a test asserts by panicking, its data has a known shape, and its output is for people"
 )]
+#![allow(unreachable_pub, reason = "what the harness offers to tests is public to them")]
+
+#[allow(dead_code, unused_imports, reason = "the harness offers what tests to come will use")]
+mod harness;
 
 mod config;
+mod demo_origin;
 mod docs;
+mod harness_origin;
 mod layers;
 mod reference;
 mod reference_metrics;
