@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => return check::run(&args),
         Command::Status(args) => status::run(&args),
-        Command::Origin(args) => origin::run_blocking(args),
+        Command::Origin(args) => origin::run_to_the_end(args),
         Command::Version => {
             version();
             Ok(())

@@ -121,6 +121,15 @@ impl OriginArgs {
     }
 }
 
+/// Runs demo origins until Ctrl-C or SIGTERM, on a runtime of their own.
+///
+/// # Errors
+/// As [`run`]; or the runtime can't be started.
+pub fn run_to_the_end(args: OriginArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("the runtime can't be started")?;
+    runtime.block_on(run(args))
+}
+
 /// Runs demo origins until Ctrl-C or SIGTERM.
 ///
 /// # Errors

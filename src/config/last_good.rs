@@ -10,13 +10,16 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use toml::de::DeTable;
 
 use super::{
     diagnostics::Report,
     environment::{Environment, process_environment},
     load::{Loaded, load_from},
+    server::RawServer,
     source::{Bundle, Files},
 };
+use crate::types::{KeyPath, Problems};
 
 /// Its name in the state directory.
 const FILE: &str = "last-good-configuration.json";
@@ -109,6 +112,18 @@ pub fn load_last_good(state_dir: &Path) -> Result<Option<Loaded>, LastGoodError>
     load_from(&main, Files::Bundle(&saved.bundle), Environment(&process_environment))
         .map(Some)
         .map_err(LastGoodError::Refused)
+}
+
+/// The state directory that the file at `path` names, as far as a broken file can be read; else the default.
+pub fn state_dir_of(path: &Path) -> PathBuf {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let server = document.get_ref().get("server").and_then(|server| server.get_ref().as_table());
+    let named = server.and_then(|server| server.get("state_dir")).and_then(|value| value.get_ref().as_str());
+    match named.filter(|text| !text.contains("${")) {
+        Some(folder) => PathBuf::from(folder),
+        None => RawServer::default().parse(&KeyPath::root(), &mut Problems::new()).state_dir,
+    }
 }
 
 #[cfg(test)]

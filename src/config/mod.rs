@@ -21,7 +21,7 @@ mod watch;
 use std::sync::Arc;
 
 pub use diagnostics::{Diagnostic, Related, Report};
-pub use last_good::{LastGoodError, load_last_good, save as save_last_good};
+pub use last_good::{LastGoodError, load_last_good, save as save_last_good, state_dir_of};
 pub use listener::{
     ListenerConfig, ListenerLimits, RawClientTimeouts, RawDefaultSite, RawListener, RawUnknownHost,
     UnknownHost, UnknownHostWord,

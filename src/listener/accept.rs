@@ -190,7 +190,7 @@ struct Accepted {
 
 async fn accept_loop<S, F>(accept: F, gate: &Arc<Gate>, engine: &Arc<dyn Serve>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
     F: AsyncFn() -> io::Result<(S, Accepted)>,
 {
     let mut pause = PAUSE.0;
@@ -243,7 +243,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 /// Starts the task of one connection, if there is a place for it.
 fn take<S>(stream: S, accepted: Accepted, gate: &Arc<Gate>, engine: &Arc<dyn Serve>)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
     let place = match gate.admit(accepted.client) {
         Ok(place) => place,
@@ -267,7 +267,7 @@ where
 /// One connection, from its first byte to its last.
 async fn connection<S>(stream: S, accepted: Accepted, gate: &Gate, engine: &dyn Serve)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
     let config = gate.config.load_full();
     let metrics = gate.metrics.load_full();

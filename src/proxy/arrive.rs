@@ -36,10 +36,12 @@ pub(super) enum Arrived {
 pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
     ctx.connection = session.digest().and_then(ConnectionInfo::of).cloned();
     let Some(connection) = &ctx.connection else { return };
-    connection.request_head_done();
     let limits = connection.limits();
     session.set_read_timeout(Some(limits.body_idle));
-    session.set_write_timeout(Some(limits.write_stall));
+    if session.is_http2() {
+        // A stream whose client opens no window; HTTP/1.1 is watched by the I/O type.
+        session.set_write_timeout(Some(limits.write_stall));
+    }
     if session.get_keepalive().is_some() {
         session.set_keepalive(if connection.is_draining() { None } else { Some(limits.keep_alive.as_secs().max(1)) });
     }
@@ -187,8 +189,8 @@ fn check_connection(site: &Site, connection: &ConnectionInfo) -> Result<(), Fail
     if !site.demands_own_policy || !connection.is_tls {
         return Ok(());
     }
-    match (&site.tls, &connection.tls_policy) {
-        (Some(tls), Some(policy)) if tls.identity == *policy => Ok(()),
+    match (&site.tls, &connection.tls) {
+        (Some(tls), Some(facts)) if tls.identity == facts.policy => Ok(()),
         _ => Err(Failure::Misdirected),
     }
 }
@@ -223,7 +225,7 @@ async fn enter(session: &mut Session, ctx: &mut RequestContext, route: Arc<Route
         return Ok(Arrived::Answered);
     }
     match &route.target {
-        Target::Upstream { index, timeouts, metrics } => {
+        Target::Upstream { index, timeouts, metrics, .. } => {
             ctx.labels.upstream = Some(metrics.clone());
             ctx.tries.upstream = Some(*index);
             ctx.tries.timeouts = *timeouts;

@@ -25,7 +25,7 @@ pub(super) fn pick(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     };
     let picked = match upstream.pick(&ctx.tries.tried) {
         Ok(picked) => picked,
-        Err(NoEndpoint { .. }) => return Err(fail(ctx, Failure::NoHealthyEndpoint)),
+        Err(NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown) => return Err(fail(ctx, Failure::NoHealthyEndpoint)),
     };
     // A retry sends the body again from its start.
     ctx.body_bytes = 0;
@@ -37,7 +37,7 @@ pub(super) fn pick(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         // Pingora has one timeout for both; where they differ the watchdog keeps the smaller one.
         peer.options.read_timeout = Some(tries.timeouts.first_byte.max(tries.timeouts.idle));
     }
-    tries.tried.add(&picked.endpoint);
+    tries.tried.add(picked.endpoint());
     tries.picked = Some(picked);
     Ok(peer)
 }

@@ -25,7 +25,7 @@ use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-pub use connection::ConnectionInfo;
+pub use connection::{ConnectionInfo, TlsFacts};
 pub use context::RequestContext;
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};

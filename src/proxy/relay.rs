@@ -12,7 +12,7 @@ use super::{
     forward::{self, Forwarding},
     respond,
 };
-use crate::upstream::parse_keep_alive;
+use crate::{snapshot::Target, upstream::parse_keep_alive};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
@@ -29,8 +29,10 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
     };
     forward::set_forwarding_headers(request, &forwarding);
     let Some(route) = &ctx.route else { return };
-    let upstream = ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index));
-    let upstream_host = upstream.and_then(|upstream| upstream.host_header());
+    let upstream_host = match &route.target {
+        Target::Upstream { host, .. } => host.as_ref(),
+        Target::Redirect { .. } | Target::Respond(_) => None,
+    };
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
 }
 
@@ -61,7 +63,7 @@ pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext)
     }
     if let Some(picked) = &tries.picked {
         let announced = response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
-        picked.endpoint.learn_keep_alive(announced);
+        picked.endpoint().learn_keep_alive(announced);
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the admin listener shows and does.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,13 +13,17 @@ use super::{
 };
 use crate::{
     admin::{
-        CertificateStatus, ConfigurationStatus, Control, ListenerStatus, Readiness, ReloadOutcome,
-        ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        CertificateStatus, ConfigurationStatus, Control, EndpointStatus, HealthStatus,
+        ListenerStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Status,
+        UpstreamStatus,
     },
+    config::Config,
+    snapshot::Snapshot,
     telemetry::{
-        metrics::{CertificateSample, EndpointSample},
+        metrics::{CertificateSample, EndpointSample, RouteStats},
         rfc3339,
     },
+    upstream::{self, Balance, Verdict},
 };
 
 /// The edge as the admin listener sees it.
@@ -56,7 +59,7 @@ impl Control for AdminControl {
                     problems: last.problems,
                 }),
             },
-            listeners: self.listeners(),
+            listeners: listeners(core, &in_force.config),
             sites: in_force
                 .config
                 .sites
@@ -67,8 +70,8 @@ impl Control for AdminControl {
                     routes: site.routes.iter().map(|route| route.name.to_string()).collect(),
                 })
                 .collect(),
-            upstreams: snapshot.upstreams.iter().map(|upstream| upstream_status(upstream)).collect(),
-            certificates: self.certificates(),
+            upstreams: snapshot.upstreams.iter().map(|upstream| upstream_status(upstream.status())).collect(),
+            certificates: certificates(&snapshot),
             routes: core.live.metrics.routes().into_iter().filter(|route| !route.route.is_empty()).map(route_status).collect(),
         }
     }
@@ -77,13 +80,13 @@ impl Control for AdminControl {
         let core = &self.0;
         let snapshot = core.snapshot.load();
         let endpoints: Vec<EndpointSample> =
-            snapshot.upstreams.iter().flat_map(|upstream| upstream.samples()).collect();
+            snapshot.upstreams.iter().flat_map(|upstream| samples(upstream.status())).collect();
         let certificates: Vec<CertificateSample> = snapshot
             .sites
             .iter()
             .filter_map(|site| {
-                let certificate = site.tls.as_ref()?.certificate();
-                Some(CertificateSample { site: site.name.clone(), not_after: certificate.not_after })
+                let not_after = site.tls.as_ref()?.certificate().not_after;
+                Some(CertificateSample { site: site.name.clone(), not_after })
             })
             .collect();
         core.live.metrics.render(&endpoints, &certificates)
@@ -100,5 +103,87 @@ impl Control for AdminControl {
                 Err(error) => ReloadOutcome::Refused { problems: serde_json::json!([{ "message": error.to_string() }]) },
             }
         })
+    }
+}
+
+fn listeners(core: &Core, config: &Config) -> Vec<ListenerStatus> {
+    let connections = core.listeners.connections_by_listener();
+    core.listeners
+        .bound()
+        .into_iter()
+        .map(|(name, address)| ListenerStatus {
+            address: address.to_string(),
+            tls: config.listeners.iter().any(|listener| listener.name == name && listener.tls),
+            connections: connections.iter().find(|(other, _)| *other == name).map_or(0, |(_, open)| *open as u64),
+            name: name.to_string(),
+        })
+        .collect()
+}
+
+fn certificates(snapshot: &Snapshot) -> Vec<CertificateStatus> {
+    snapshot
+        .sites
+        .iter()
+        .filter_map(|site| {
+            let certificate = site.tls.as_ref()?.certificate();
+            Some(CertificateStatus {
+                site: site.name.to_string(),
+                names: certificate.names,
+                issuer: certificate.issuer,
+                not_after: rfc3339(unix_time(u64::try_from(certificate.not_after).unwrap_or(0))),
+            })
+        })
+        .collect()
+}
+
+fn unix_time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
+    let endpoint = |endpoint: upstream::EndpointStatus| EndpointStatus {
+        address: endpoint.address,
+        weight: endpoint.weight,
+        health: match endpoint.health {
+            Verdict::Healthy => HealthStatus::Healthy,
+            Verdict::Unhealthy => HealthStatus::Unhealthy,
+            Verdict::Unknown => HealthStatus::Unknown,
+        },
+        since: endpoint.since.map(|seconds| rfc3339(unix_time(seconds))),
+        last_error: endpoint.last_error,
+        in_flight: endpoint.in_flight as u64,
+        requests: endpoint.requests,
+    };
+    UpstreamStatus {
+        name: status.name.to_string(),
+        balance: match status.balance {
+            Balance::RoundRobin => "round-robin".to_owned(),
+            Balance::LeastConn => "least-conn".to_owned(),
+        },
+        endpoints: status.endpoints.into_iter().map(endpoint).collect(),
+    }
+}
+
+fn samples(status: upstream::UpstreamStatus) -> impl Iterator<Item = EndpointSample> {
+    let upstream = status.name;
+    status.endpoints.into_iter().filter_map(move |endpoint| {
+        Some(EndpointSample {
+            upstream: upstream.clone(),
+            endpoint: endpoint.address.parse().ok()?,
+            healthy: endpoint.health == Verdict::Healthy,
+            in_flight: endpoint.in_flight as u64,
+            requests: endpoint.requests,
+        })
+    })
+}
+
+fn route_status(stats: RouteStats) -> RouteStatus {
+    RouteStatus {
+        site: stats.site,
+        route: stats.route,
+        upstream: stats.upstream,
+        requests: stats.requests,
+        server_errors: stats.server_errors,
+        in_flight: stats.in_flight,
     }
 }

@@ -139,7 +139,7 @@ impl Core {
         // An endpoint that was not probed in time serves where none is healthy.
         drop(tokio::time::timeout(config.reload.warm_up, probed).await);
         let generation = next.generation;
-        let plan = self.listeners.retire(plan);
+        self.listeners.retire(&plan, present.config.server.drain);
         self.snapshot.store(Arc::new(next));
         self.listeners.start(plan);
         self.live.metrics.generation(generation);
@@ -165,7 +165,6 @@ impl Core {
     pub(super) fn bind_first(&self, config: &Config, loaded: &Loaded) -> Result<(), Report> {
         match self.listeners.plan(&config.listeners) {
             Ok(plan) => {
-                let plan = self.listeners.retire(plan);
                 self.listeners.start(plan);
                 Ok(())
             }

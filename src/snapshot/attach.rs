@@ -57,17 +57,14 @@ pub enum AttachError {
 
 impl Live {
     /// State for a new edge. Tasks (probes, file watches) run on `control`.
-    ///
-    /// # Errors
-    /// The state directory can't be used.
-    pub fn new(state_dir: &Path, control: Handle, metrics: Arc<Metrics>) -> Result<Self, crate::tls::TlsError> {
-        Ok(Self {
+    pub fn new(state_dir: &Path, control: Handle, metrics: Arc<Metrics>) -> Self {
+        Self {
             metrics,
             upstreams: upstream::Live::new(control.clone()),
-            tls: TlsLive::new(state_dir, control)?,
+            tls: TlsLive::new(state_dir, control),
             generation: AtomicU64::new(0),
             access_log: Mutex::new(None),
-        })
+        }
     }
 
     /// Forgets state that nothing has held for ten minutes.
@@ -146,9 +143,10 @@ impl Live {
 
     fn attach_route(&self, site: &Name, route: RouteBlueprint) -> Route {
         let target = match route.target {
-            TargetBlueprint::Upstream { index, timeouts } => Target::Upstream {
+            TargetBlueprint::Upstream { index, timeouts, host } => Target::Upstream {
                 index,
                 timeouts,
+                host,
                 metrics: self.metrics.upstream(route.upstream.as_deref().unwrap_or_default()),
             },
             TargetBlueprint::Respond(answer) => Target::Respond(answer),

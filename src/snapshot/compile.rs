@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use super::site::{StaticAnswer, StaticBody};
 use crate::{
@@ -60,7 +60,7 @@ pub(super) struct RouteBlueprint {
 
 #[derive(Debug)]
 pub(super) enum TargetBlueprint {
-    Upstream { index: usize, timeouts: Timeouts },
+    Upstream { index: usize, timeouts: Timeouts, host: Option<HeaderValue> },
     Redirect { to: Template, status: StatusCode },
     Respond(StaticAnswer),
 }
@@ -180,13 +180,16 @@ fn compile_route(
     indices: &HashMap<&Name, usize>,
     problems: &mut Problems,
 ) -> Option<RouteBlueprint> {
-    let mut upstream = None;
+    let mut upstream_name = None;
     let target = match &route.target {
         TargetConfig::Upstream(name) => {
             let index = *indices.get(name)?;
-            upstream = Some(name.clone());
-            let base = config.upstreams.get(index)?.timeouts;
-            TargetBlueprint::Upstream { index, timeouts: route.timeouts.or(site.timeouts).over(base) }
+            upstream_name = Some(name.clone());
+            let upstream = config.upstreams.get(index)?;
+            // The parser has checked it.
+            let host = upstream.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok());
+            let timeouts = route.timeouts.or(site.timeouts).over(upstream.timeouts);
+            TargetBlueprint::Upstream { index, timeouts, host }
         }
         TargetConfig::Redirect { to, status } => {
             TargetBlueprint::Redirect { to: to.clone(), status: *status }
@@ -202,7 +205,7 @@ fn compile_route(
         chain,
         target,
         max_body_bytes: route.max_body_bytes.unwrap_or(site.max_body_bytes),
-        upstream,
+        upstream: upstream_name,
     })
 }
 

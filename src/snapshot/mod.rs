@@ -15,7 +15,7 @@ use std::{
 
 use foldhash::fast::RandomState;
 
-pub use attach::Live;
+pub use attach::{AttachError, Live};
 pub use compile::{Blueprint, Leniency, compile};
 pub use site::{Route, Site, StaticAnswer, StaticBody, Target};
 

@@ -65,6 +65,8 @@ pub enum Target {
         index: usize,
         /// Route before site before upstream.
         timeouts: Timeouts,
+        /// The Host header that its endpoints see, where it is not the client's.
+        host: Option<HeaderValue>,
         /// Counts its retries.
         metrics: Arc<UpstreamMetrics>,
     },

@@ -3,3 +3,6 @@
 mod config;
 
 pub use config::{CertificateSource, RawCertificate, RawTls, TlsPolicy, TlsPreset};
+
+mod stub;
+pub use stub::*;

@@ -1,0 +1,29 @@
+//! The listeners of an edge, wired to its snapshot.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    listener::{ListenerSet, Worker},
+    snapshot::Snapshot,
+    telemetry::metrics::Metrics,
+};
+
+/// Listeners that ask the present snapshot for certificates and trusted proxies.
+pub(super) fn listener_set(
+    workers: Vec<Worker>,
+    metrics: &Arc<Metrics>,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+) -> ListenerSet {
+    let for_tls = snapshot.clone();
+    let for_trust = snapshot.clone();
+    ListenerSet::new(
+        workers,
+        metrics.clone(),
+        Arc::new(move |listener, server_name, local| for_tls.load().tls_for(listener, server_name, local)),
+        Arc::new(move |address| {
+            for_trust.load().trusted_proxies.iter().any(|network| network.contains(address))
+        }),
+    )
+}
