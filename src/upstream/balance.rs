@@ -15,20 +15,19 @@ const MAX_CYCLE: u64 = 10_000;
 /// cycle is exact under concurrency. Weights are divided by their greatest common divisor; zeros never stand in the cycle.
 pub(super) fn smooth_cycle(weights: &[u32]) -> Box<[u32]> {
     let weights = scaled(weights);
-    let total: u64 = weights.iter().sum();
     if weights.iter().all(|weight| *weight == 1) {
         return (0..weights.len() as u32).collect();
     }
-    let total = total as i64; // at most MAX_CYCLE and one for each endpoint
+    let total: i64 = weights.iter().copied().map(i64::from).sum();
     let mut credits = vec![0_i64; weights.len()];
-    let mut cycle = Vec::with_capacity(total as usize);
+    let mut cycle = Vec::new();
     for _ in 0..total {
         let mut best: Option<(usize, i64)> = None;
         for (index, (credit, weight)) in credits.iter_mut().zip(&weights).enumerate() {
             if *weight == 0 {
                 continue;
             }
-            *credit += *weight as i64;
+            *credit += i64::from(*weight);
             if best.is_none_or(|(_, most)| *credit > most) {
                 best = Some((index, *credit));
             }
@@ -43,18 +42,21 @@ pub(super) fn smooth_cycle(weights: &[u32]) -> Box<[u32]> {
 }
 
 /// The weights divided by their greatest common divisor, and scaled down where their sum is over the longest cycle.
-fn scaled(weights: &[u32]) -> Vec<u64> {
-    let divisor = weights.iter().copied().map(u64::from).fold(0, greatest_common_divisor).max(1);
-    let divided: Vec<u64> = weights.iter().map(|weight| u64::from(*weight) / divisor).collect();
-    let sum: u64 = divided.iter().sum();
+fn scaled(weights: &[u32]) -> Vec<u32> {
+    let divisor = weights.iter().copied().fold(0, greatest_common_divisor).max(1);
+    let divided: Vec<u32> = weights.iter().map(|weight| weight / divisor).collect();
+    let sum: u64 = divided.iter().copied().map(u64::from).sum();
     if sum <= MAX_CYCLE {
         return divided;
     }
-    let scale = |weight: u64| if weight == 0 { 0 } else { (weight * MAX_CYCLE / sum).max(1) };
+    let scale = |weight: u32| match weight {
+        0 => 0,
+        weight => ((u64::from(weight) * MAX_CYCLE / sum) as u32).max(1),
+    };
     divided.into_iter().map(scale).collect()
 }
 
-fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+fn greatest_common_divisor(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
@@ -222,14 +224,14 @@ mod tests {
         fn a_cycle_is_fair_at_every_point(weights in prop::collection::vec(0_u32..20, 1..12)) {
             let cycle = smooth_cycle(&weights);
             let divided = scaled(&weights);
-            let total: u64 = divided.iter().sum();
-            prop_assert_eq!(cycle.len() as u64, total);
-            let mut counts = vec![0_u64; weights.len()];
+            let total: u32 = divided.iter().sum();
+            prop_assert_eq!(cycle.len(), total as usize);
+            let mut counts = vec![0_u32; weights.len()];
             for (step, index) in cycle.iter().enumerate() {
                 counts[*index as usize] += 1;
                 for (count, weight) in counts.iter().zip(&divided) {
-                    let ideal = (step + 1) as f64 * *weight as f64 / total as f64;
-                    prop_assert!((*count as f64 - ideal).abs() < weights.len() as f64);
+                    let ideal = (step + 1) as f64 * f64::from(*weight) / f64::from(total);
+                    prop_assert!((f64::from(*count) - ideal).abs() < weights.len() as f64);
                 }
             }
             prop_assert_eq!(counts, divided);

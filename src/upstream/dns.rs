@@ -27,6 +27,8 @@ const MIN_REFRESH: Duration = Duration::from_secs(1);
 const MAX_REFRESH: Duration = Duration::from_mins(5);
 /// The time to live of "there are no such records" where the answer has none.
 const NO_RECORDS_REFRESH: Duration = Duration::from_secs(30);
+/// At most so far while the name has no address at all: a service that is being started is to be found soon.
+const MAX_EMPTY_REFRESH: Duration = Duration::from_secs(5);
 /// The wait after a failed look-up; it doubles up to [`MAX_RETRY`].
 const MIN_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait after a failed look-up.
@@ -134,7 +136,9 @@ impl Follower {
                 answers.record(family, answer);
                 answers.discovered(self.port)
             };
+            let is_empty = discovered.addresses.is_empty();
             (self.report)(discovered);
+            let pause = if is_empty { pause.min(MAX_EMPTY_REFRESH) } else { pause };
             tokio::time::sleep(pause).await;
         }
     }
@@ -221,23 +225,23 @@ mod tests {
         answers.discovered(80).addresses.iter().map(ToString::to_string).collect()
     }
 
-    fn ips(texts: &[&str]) -> Result<Vec<IpAddr>, String> {
-        Ok(texts.iter().map(|text| text.parse().unwrap()).collect())
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     #[test]
     fn families_are_joined_and_failures_keep_the_last_answer() {
         let mut answers = Answers::default();
         assert_eq!(answers.discovered(80), Discovered::default());
-        answers.record(Family::V4, ips(&["10.0.0.1", "10.0.0.2"]));
+        answers.record(Family::V4, Ok(ips(&["10.0.0.1", "10.0.0.2"])));
         assert_eq!(texts(&answers), ["10.0.0.1:80", "10.0.0.2:80"]);
         assert!(answers.discovered(80).is_answered, "one family is enough");
-        answers.record(Family::V6, ips(&["2001:db8::1"]));
+        answers.record(Family::V6, Ok(ips(&["2001:db8::1"])));
         assert_eq!(texts(&answers), ["10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80"]);
         answers.record(Family::V4, Err("timed out".to_owned()));
         assert_eq!(texts(&answers).len(), 3);
         assert_eq!(answers.discovered(80).error.as_deref(), Some("timed out"));
-        answers.record(Family::V4, ips(&["10.0.0.3"]));
+        answers.record(Family::V4, Ok(ips(&["10.0.0.3"])));
         assert_eq!(texts(&answers), ["10.0.0.3:80", "[2001:db8::1]:80"]);
         assert_eq!(answers.discovered(80).error, None);
     }
@@ -245,22 +249,22 @@ mod tests {
     #[test]
     fn one_family_may_go_while_the_other_stays() {
         let mut answers = Answers::default();
-        answers.record(Family::V6, ips(&[]));
+        answers.record(Family::V6, Ok(ips(&[])));
         assert!(!answers.discovered(80).is_answered, "the other family may have some");
-        answers.record(Family::V4, ips(&["10.0.0.1"]));
+        answers.record(Family::V4, Ok(ips(&["10.0.0.1"])));
         assert_eq!(answers.discovered(80).error, None);
-        answers.record(Family::V6, ips(&["2001:db8::1"]));
-        answers.record(Family::V4, ips(&[]));
+        answers.record(Family::V6, Ok(ips(&["2001:db8::1"])));
+        answers.record(Family::V4, Ok(ips(&[])));
         assert_eq!(texts(&answers), ["[2001:db8::1]:80"]);
         assert_eq!(answers.discovered(80).error, None);
-        answers.record(Family::V6, ips(&[]));
+        answers.record(Family::V6, Ok(ips(&[])));
         assert!(answers.discovered(80).error.is_some());
     }
 
     #[test]
     fn addresses_that_lead_nowhere_are_left_out() {
         let mut answers = Answers::default();
-        answers.record(Family::V4, ips(&["0.0.0.0", "224.0.0.1", "10.0.0.1"]));
+        answers.record(Family::V4, Ok(ips(&["0.0.0.0", "224.0.0.1", "10.0.0.1"])));
         assert_eq!(texts(&answers), ["10.0.0.1:80"]);
     }
 

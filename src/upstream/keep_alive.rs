@@ -114,16 +114,11 @@ mod tests {
 
     #[test]
     fn the_pool_lets_go_before_the_endpoint_does() {
-        for (announced_millis, idle_millis) in
-            [(5_000, 4_000), (2_000, 1_000), (1_000, 500), (0, 0), (60_000, 30_000)]
-        {
+        for (seconds, idle_millis) in [(5, 4_000), (2, 1_000), (1, 500), (0, 0), (60, 30_000)] {
             let announced = Announced::new();
-            announced.learn(Some(Duration::from_millis(announced_millis)));
-            assert_eq!(
-                announced.idle_timeout(POOL_IDLE),
-                Duration::from_millis(idle_millis),
-                "{announced_millis}"
-            );
+            announced.learn(Some(Duration::from_secs(seconds)));
+            let idle = announced.idle_timeout(POOL_IDLE);
+            assert_eq!(idle, Duration::from_millis(idle_millis), "{seconds} s");
         }
     }
 
@@ -131,12 +126,13 @@ mod tests {
     fn the_shortest_announcement_wins_and_silence_never_lengthens_it() {
         let announced = Announced::new();
         assert_eq!(announced.idle_timeout(POOL_IDLE), Duration::from_secs(1), "unknown: short");
-        assert_eq!(announced.idle_timeout(Duration::from_millis(100)), Duration::from_millis(100));
+        let short = Duration::from_millis(100);
+        assert_eq!(announced.idle_timeout(short), short);
         announced.learn(None);
         assert_eq!(announced.idle_timeout(POOL_IDLE), POOL_IDLE);
         announced.learn(Some(Duration::from_secs(20)));
         announced.learn(Some(Duration::from_secs(5)));
-        announced.learn(Some(Duration::from_secs(60)));
+        announced.learn(Some(Duration::from_mins(1)));
         announced.learn(None);
         assert_eq!(announced.idle_timeout(POOL_IDLE), Duration::from_secs(4));
     }

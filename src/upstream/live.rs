@@ -87,6 +87,18 @@ impl Live {
         self.endpoints.len()
     }
 
+    /// How many endpoints are being probed.
+    #[cfg(test)]
+    pub(super) fn probed_endpoints(&self) -> usize {
+        self.health.used()
+    }
+
+    /// How many names are being followed.
+    #[cfg(test)]
+    pub(super) fn followed_names(&self) -> usize {
+        self.names.used()
+    }
+
     pub(super) fn handle(&self) -> &Handle {
         &self.handle
     }

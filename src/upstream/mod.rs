@@ -64,6 +64,15 @@ pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<
     let mut is_good = true;
     let mut tls = None;
     let mut probe_tls = None;
+    if let Some(host) = config.health_check.as_ref().and_then(|check| check.host.as_deref())
+        && host.parse::<http::uri::Authority>().is_err()
+    {
+        let path = config.path.key("health_check").key("host");
+        problems
+            .error(&path, format!("\"{host}\" is not a Host header value"))
+            .help("write a host name, with a port where it is not the usual one");
+        is_good = false;
+    }
     if let Some(settings) = &config.tls {
         let path = config.path.key("tls");
         match UpstreamTls::load(settings) {

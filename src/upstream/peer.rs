@@ -124,13 +124,9 @@ impl PeerTemplate {
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
-        let (read, write) = if is_stream {
-            (timeouts.stream_idle, timeouts.stream_idle)
-        } else {
-            (timeouts.first_byte, timeouts.idle)
-        };
-        options.read_timeout = Some(read);
-        options.write_timeout = Some(write);
+        options.read_timeout =
+            Some(if is_stream { timeouts.stream_idle } else { timeouts.first_byte });
+        options.write_timeout = Some(timeouts.idle);
         options.idle_timeout = Some(if self.follows_keep_alive {
             endpoint.idle_timeout(self.pool_idle)
         } else {
@@ -248,5 +244,39 @@ mod tests {
         let name: EndpointAddress = "app.internal:80".parse().unwrap();
         let error = PeerTemplate::new(&tls, Some(&no_name), &name, None).unwrap_err();
         assert!(matches!(error, PeerError::Unresolved(_)));
+    }
+
+    #[tokio::test]
+    async fn pingora_connects_with_these_settings() {
+        use pingora_core::connectors::TransportConnector;
+
+        use crate::upstream::test_origin::{Behaviour, Origin, TlsOrigin};
+
+        let connector = TransportConnector::new(None);
+        let plain = Origin::start(Behaviour::Silent).await;
+        let address = plain.address.to_string();
+        let config_of = |more: &str| config(&format!("endpoints = [\"{address}\"]\n{more}"));
+        assert!(connector.new_stream(&*peer(&config_of(""), &address, None)).await.is_ok());
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        let _unix = Origin::start_unix(&path, Behaviour::Silent);
+        let unix = format!("unix:{}", path.display());
+        assert!(connector.new_stream(&*peer(&config_of(""), &unix, None)).await.is_ok());
+
+        let origin = TlsOrigin::start(&["app.test", "127.0.0.1"]).await;
+        let address = origin.address.to_string();
+        let ca = origin.write_ca(folder.path());
+        for (settings, host, is_taken) in [
+            (format!("tls = {{ ca = \"{ca}\" }}"), Some("app.test"), true),
+            (format!("tls = {{ ca = \"{ca}\" }}"), None, true), // by its IP address
+            (format!("tls = {{ ca = \"{ca}\" }}"), Some("other.test"), false),
+            (format!("tls = {{ ca = \"{ca}\", server_name = \"app.test\" }}"), None, true),
+            ("tls = true".to_owned(), Some("app.test"), false),
+            (format!("tls = {{ ca = \"{ca}\", insecure_skip_verify = true }}"), Some("x.y"), true),
+        ] {
+            let result = connector.new_stream(&*peer(&config_of(&settings), &address, host)).await;
+            assert_eq!(result.is_ok(), is_taken, "{settings} {host:?}: {:?}", result.err());
+        }
     }
 }

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use crate::upstream::{
         config::UpstreamTlsConfig,
-        test_origin::{Behaviour, Origin},
+        test_origin::{Behaviour, Origin, TlsOrigin},
         tls::UpstreamTls,
     };
 
@@ -401,40 +401,11 @@ mod tests {
 
     #[tokio::test]
     async fn tls_verifies_the_name_and_the_authority() {
-        let issued = rcgen::generate_simple_self_signed(["app.test".to_owned()]).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![issued.cert.der().clone()],
-                rustls_pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der())
-                    .unwrap(),
-            )
-            .unwrap();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = EndpointAddress::Ip(listener.local_addr().unwrap());
-        tokio::spawn(async move {
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                    let mut head = [0; 1_024];
-                    _ = stream.read(&mut head).await;
-                    _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-                    _ = stream.shutdown().await;
-                });
-            }
-        });
+        let origin = TlsOrigin::start(&["app.test"]).await;
+        let address = EndpointAddress::Ip(origin.address);
         let folder = tempfile::tempdir().unwrap();
-        let ca = folder.path().join("ca.pem");
-        std::fs::write(&ca, issued.cert.pem()).unwrap();
-        let trusting = UpstreamTlsConfig { ca: Some(ca), ..UpstreamTlsConfig::default() };
+        let ca = Some(origin.write_ca(folder.path()).into());
+        let trusting = UpstreamTlsConfig { ca, ..UpstreamTlsConfig::default() };
         let insecure =
             UpstreamTlsConfig { insecure_skip_verify: true, ..UpstreamTlsConfig::default() };
         for (settings, name, is_healthy) in [

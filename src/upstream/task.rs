@@ -45,8 +45,8 @@ mod tests {
         let start = || {
             let alive = Arc::clone(&alive);
             async move {
-                let _alive = alive;
                 std::future::pending::<()>().await;
+                drop(alive);
             }
         };
         let handle = Handle::current();

@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustls_pki_types::PrivateKeyDer;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, UnixListener},
@@ -64,7 +66,7 @@ impl Origin {
     }
 
     /// The same on a Unix socket; `address` is meaningless.
-    pub(super) fn start_unix(path: &std::path::Path, behaviour: Behaviour) -> Self {
+    pub(super) fn start_unix(path: &Path, behaviour: Behaviour) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let shared = Shared::new(behaviour);
         let mut tasks = JoinSet::new();
@@ -123,11 +125,61 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shar
         if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
+        if !holds {
+            _ = stream.shutdown().await;
+        }
     }
     if holds {
         // Until the other side goes.
         let mut rest = Vec::new();
         _ = stream.read_to_end(&mut rest).await;
+    }
+}
+
+/// An origin with TLS that answers every request with 200; it stops when dropped.
+pub(super) struct TlsOrigin {
+    pub(super) address: SocketAddr,
+    certificate: String,
+    _tasks: JoinSet<()>,
+}
+
+impl TlsOrigin {
+    /// One whose certificate, its own authority, has these names.
+    pub(super) async fn start(names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let issued = rcgen::generate_simple_self_signed(names).unwrap();
+        let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![issued.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        let shared = Shared::new(Behaviour::status(200));
+        tasks.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, shared) = (acceptor.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    if let Ok(stream) = acceptor.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                });
+            }
+        });
+        Self { address, certificate: issued.cert.pem(), _tasks: tasks }
+    }
+
+    /// Writes its authority into a folder, and says where.
+    pub(super) fn write_ca(&self, folder: &Path) -> String {
+        let path = folder.join("ca.pem");
+        std::fs::write(&path, &self.certificate).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 }
 
