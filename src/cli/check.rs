@@ -72,7 +72,13 @@ fn check(file: &Path) -> (Report, Option<Arc<Config>>) {
 /// Routes that nobody has to identify for: site, route.
 fn open_routes(config: &Config) -> Vec<String> {
     // This version has no identity policy, so that all of them are open.
-    config.sites.iter().flat_map(|site| site.routes.iter().map(move |route| format!("{}.{}", site.name, route.name))).collect()
+    config
+        .sites
+        .iter()
+        .flat_map(|site| {
+            site.routes.iter().map(move |route| format!("{}.{}", site.name, route.name))
+        })
+        .collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
@@ -89,12 +95,15 @@ fn print_json(report: &Report, config: Option<&Config>) {
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 fn print_text(file: &Path, report: &Report, config: Option<&Config>) {
-    let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let color = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let text = report.render(color);
     if !text.is_empty() {
         println!("{text}");
     }
-    let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+    let count = |number: usize, word: &str| {
+        format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+    };
     let (errors, warnings) = (count(report.errors(), "error"), count(report.warnings(), "warning"));
     let Some(config) = config.filter(|_| !report.has_errors()) else {
         println!("{}: refused: {errors}, {warnings}", file.display());

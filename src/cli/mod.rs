@@ -60,7 +60,11 @@ pub fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
 fn version() {
-    println!("tidegate {} (pingora {})", env!("CARGO_PKG_VERSION"), crate::telemetry::metrics::PINGORA_VERSION);
+    println!(
+        "tidegate {} (pingora {})",
+        env!("CARGO_PKG_VERSION"),
+        crate::telemetry::metrics::PINGORA_VERSION
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "the last word to whoever ran the command")]

@@ -124,7 +124,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let edge = Edge::start_prepared(prepared).map_err(told)?;
     greet(&edge, args);
     if let Some(file) = &args.ready_file {
-        write_ready_file(file, &edge).with_context(|| format!("{} can't be written", file.display()))?;
+        write_ready_file(file, &edge)
+            .with_context(|| format!("{} can't be written", file.display()))?;
     }
     signals.block_on(asked.wait_for_the_end(&edge));
     let ending = std::thread::spawn(move || edge.shutdown(true));
@@ -194,7 +195,8 @@ async fn start_demo() -> anyhow::Result<origin::Origins> {
 fn told(error: StartError) -> anyhow::Error {
     match error {
         StartError::Configuration(report) => {
-            let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+            let color = std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
             anyhow!("the configuration is refused\n\n{}", report.render(color))
         }
         error => error.into(),
@@ -208,7 +210,8 @@ fn greet(edge: &EdgeHandle, args: &RunArgs) {
         return;
     }
     let tls = edge.tls_listeners();
-    let mut text = format!("tidegate {} serves {}\n", env!("CARGO_PKG_VERSION"), args.config.display());
+    let mut text =
+        format!("tidegate {} serves {}\n", env!("CARGO_PKG_VERSION"), args.config.display());
     let host = edge.hosts().into_iter().next().unwrap_or_else(|| "localhost".to_owned());
     let mut tries = Vec::new();
     for (name, address) in edge.listeners() {
@@ -226,19 +229,29 @@ fn greet(edge: &EdgeHandle, args: &RunArgs) {
         tries.push(format!("  curl http://{admin}/v1/status        (or: tidegate status)"));
     }
     if args.demo {
-        let names: Vec<String> = DEMO.iter().map(|(name, port)| format!("{name} 127.0.0.1:{port}")).collect();
+        let names: Vec<String> =
+            DEMO.iter().map(|(name, port)| format!("{name} 127.0.0.1:{port}")).collect();
         let _ = writeln!(text, "  demo origins: {}", names.join(", "));
-        tries.push("  curl -X POST 'http://127.0.0.1:9001/-/origin?health=503'   (makes blue unhealthy)".to_owned());
+        tries.push(
+            "  curl -X POST 'http://127.0.0.1:9001/-/origin?health=503'   (makes blue unhealthy)"
+                .to_owned(),
+        );
     }
-    println!("{text}\nTry:\n{}\n\nEdit {} while it runs; Ctrl-C ends it.", tries.join("\n"), args.config.display());
+    println!(
+        "{text}\nTry:\n{}\n\nEdit {} while it runs; Ctrl-C ends it.",
+        tries.join("\n"),
+        args.config.display()
+    );
 }
 
 /// The bound addresses for scripts and tests; whole or not there.
 fn write_ready_file(path: &Path, edge: &EdgeHandle) -> anyhow::Result<()> {
     let listeners: serde_json::Map<String, serde_json::Value> =
         edge.listeners().into_iter().map(|(name, address)| (name, address.into())).collect();
-    let text = serde_json::json!({ "listeners": listeners, "admin": edge.admin_address() }).to_string();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let text =
+        serde_json::json!({ "listeners": listeners, "admin": edge.admin_address() }).to_string();
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     std::io::Write::write_all(&mut file, text.as_bytes())?;
     file.persist(path)?;

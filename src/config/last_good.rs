@@ -119,7 +119,9 @@ pub fn state_dir_of(path: &Path) -> PathBuf {
     let text = fs::read_to_string(path).unwrap_or_default();
     let (document, _) = DeTable::parse_recoverable(&text);
     let server = document.get_ref().get("server").and_then(|server| server.get_ref().as_table());
-    let named = server.and_then(|server| server.get("state_dir")).and_then(|value| value.get_ref().as_str());
+    let named = server
+        .and_then(|server| server.get("state_dir"))
+        .and_then(|value| value.get_ref().as_str());
     match named.filter(|text| !text.contains("${")) {
         Some(folder) => PathBuf::from(folder),
         None => RawServer::default().parse(&KeyPath::root(), &mut Problems::new()).state_dir,

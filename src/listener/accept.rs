@@ -20,7 +20,7 @@ use bytes::Bytes;
 use pingora_core::server::ShutdownWatch;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Notify,
     time::timeout,
 };
@@ -93,7 +93,9 @@ impl Gate {
             tokio::pin!(freed);
             // Registered before the look, so that a place that is freed in between is not missed.
             freed.as_mut().enable();
-            if self.open.load(Ordering::Acquire) < self.config.load().limits.max_connections as usize {
+            if self.open.load(Ordering::Acquire)
+                < self.config.load().limits.max_connections as usize
+            {
                 return;
             }
             freed.await;
@@ -154,29 +156,52 @@ impl Drop for Place {
 
 /// Accepts on one socket until the listener stops; then what waits in the kernel is still taken.
 pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn Serve>) {
-    match socket {
+    let ended = match socket {
         BoundSocket::Tcp(socket) => match TcpListener::from_std(socket) {
             Ok(listener) => {
-                let accept = async || {
-                    let (stream, client) = listener.accept().await?;
-                    let (fd, local) = (stream.as_raw_fd(), stream.local_addr().ok());
-                    Ok((stream, Accepted { fd, client: Some(client), local }))
-                };
-                accept_loop(accept, &gate, &engine).await;
+                accept_loop(listener, &gate, &engine).await;
+                Ok(())
             }
-            Err(error) => warn!(%error, "a socket can't be used"),
+            Err(error) => Err(error),
         },
         BoundSocket::Unix(socket) => match UnixListener::from_std(socket) {
             Ok(listener) => {
-                let accept = async || {
-                    let (stream, _) = listener.accept().await?;
-                    let fd = stream.as_raw_fd();
-                    Ok((stream, Accepted { fd, client: None, local: None }))
-                };
-                accept_loop(accept, &gate, &engine).await;
+                accept_loop(listener, &gate, &engine).await;
+                Ok(())
             }
-            Err(error) => warn!(%error, "a socket can't be used"),
+            Err(error) => Err(error),
         },
+    };
+    if let Err(error) = ended {
+        warn!(listener = %gate.config.load().name, %error, "a socket can't be used");
+    }
+}
+
+/// A socket that connections come from.
+trait Incoming: Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static;
+
+    /// The next connection.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Accepted)>> + Send;
+}
+
+impl Incoming for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Accepted)> {
+        let (stream, client) = self.accept().await?;
+        let (fd, local) = (stream.as_raw_fd(), stream.local_addr().ok());
+        Ok((stream, Accepted { fd, client: Some(client), local }))
+    }
+}
+
+impl Incoming for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Accepted)> {
+        let (stream, _) = self.accept().await?;
+        let fd = stream.as_raw_fd();
+        Ok((stream, Accepted { fd, client: None, local: None }))
     }
 }
 
@@ -188,17 +213,17 @@ struct Accepted {
     local: Option<SocketAddr>,
 }
 
-async fn accept_loop<S, F>(accept: F, gate: &Arc<Gate>, engine: &Arc<dyn Serve>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
-    F: AsyncFn() -> io::Result<(S, Accepted)>,
-{
+async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn Serve>) {
     let mut pause = PAUSE.0;
     loop {
+        let next = async {
+            gate.room().await;
+            listener.next().await
+        };
         let accepted = tokio::select! {
             biased;
             () = gate.stopped.cancelled() => break,
-            accepted = async { gate.room().await; accept().await } => accepted,
+            accepted = next => accepted,
         };
         match accepted {
             Ok((stream, accepted)) => {
@@ -218,7 +243,7 @@ where
         }
     }
     // Clients whose connections wait in the kernel did nothing wrong.
-    while let Some(Ok((stream, accepted))) = ready_now(accept()).await {
+    while let Some(Ok((stream, accepted))) = ready_now(listener.next()).await {
         take(stream, accepted, gate, engine);
     }
 }
@@ -236,7 +261,9 @@ async fn ready_now<T>(future: impl Future<Output = T>) -> Option<T> {
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
     )
 }
 
@@ -273,10 +300,18 @@ where
     let metrics = gate.metrics.load_full();
     let info = |tls: Option<TlsFacts>| {
         let ConnectionEnds { client, local } = ends(accepted);
-        Arc::new(ConnectionInfo::new(config.name.clone(), client, local, tls, config.limits, gate.draining.clone()))
+        Arc::new(ConnectionInfo::new(
+            config.name.clone(),
+            client,
+            local,
+            tls,
+            config.limits,
+            gate.draining.clone(),
+        ))
     };
     if config.tls {
-        let choose = |name: Option<&str>, local: Option<IpAddr>| (gate.tls)(&config.name, name, local);
+        let choose =
+            |name: Option<&str>, local: Option<IpAddr>| (gate.tls)(&config.name, name, local);
         let local = accepted.local.map(|address| address.ip());
         let shaken = match timeout(config.limits.handshake, shake(stream, local, &choose)).await {
             Ok(Ok(shaken)) => shaken,
@@ -290,7 +325,15 @@ where
         metrics.handshake(version);
         let spoken = if is_http2 { Spoken::Http2 } else { Spoken::Http1 };
         let info = info(Some(facts));
-        let parts = Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay: Bytes::new(), metrics };
+        let parts = Parts {
+            io: stream,
+            fd: accepted.fd,
+            info,
+            spoken,
+            ssl: Some(digest),
+            replay: Bytes::new(),
+            metrics,
+        };
         return serve(parts, gate, engine).await;
     }
     let mut stream = stream;
@@ -303,7 +346,12 @@ where
     } else {
         (Spoken::Http1, Bytes::new())
     };
-    serve(Parts { io: stream, fd: accepted.fd, info: info(None), spoken, ssl: None, replay, metrics }, gate, engine).await;
+    serve(
+        Parts { io: stream, fd: accepted.fd, info: info(None), spoken, ssl: None, replay, metrics },
+        gate,
+        engine,
+    )
+    .await;
 }
 
 struct ConnectionEnds {
@@ -313,7 +361,8 @@ struct ConnectionEnds {
 
 /// Both ends, IPv4 as IPv4 also where the socket is `[::]`.
 fn ends(accepted: Accepted) -> ConnectionEnds {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let canonical =
+        |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     ConnectionEnds { client: accepted.client.map(canonical), local: accepted.local.map(canonical) }
 }
 
@@ -364,7 +413,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_preface_is_told_from_a_short_request() {
-        for (sent, spoken) in [(&b"GET / HTTP/1.0\r\n\r\n"[..], Spoken::Http1), (b"P", Spoken::Http1), (b"PRI * HTTP/1.1\r\n", Spoken::Http1), (PREFACE, Spoken::Http2)] {
+        for (sent, spoken) in [
+            (&b"GET / HTTP/1.0\r\n\r\n"[..], Spoken::Http1),
+            (b"P", Spoken::Http1),
+            (b"PRI * HTTP/1.1\r\n", Spoken::Http1),
+            (PREFACE, Spoken::Http2),
+        ] {
             let mut stream = tokio_test_stream(sent);
             match sniff(&mut stream).await {
                 Ok((found, replay)) => {

@@ -31,13 +31,18 @@ pub(super) struct Shaken<S> {
 ///
 /// # Errors
 /// By reason; they are counted and not logged one by one.
-pub(super) async fn shake<S>(io: S, local: Option<IpAddr>, choose: Choose<'_>) -> Result<Shaken<S>, HandshakeFailure>
+pub(super) async fn shake<S>(
+    io: S,
+    local: Option<IpAddr>,
+    choose: Choose<'_>,
+) -> Result<Shaken<S>, HandshakeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let accepting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
     let mut start = accepting.await.map_err(|error| reason(&error, HandshakeFailure::NotTls))?;
-    let server_name = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into_boxed_str());
+    let server_name =
+        start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into_boxed_str());
     let site = match choose(server_name.as_deref(), local) {
         TlsChoice::Use(site) => site,
         TlsChoice::Refuse => {
@@ -47,15 +52,20 @@ where
             return Err(HandshakeFailure::UnknownHost);
         }
     };
-    let stream =
-        start.into_stream(site.config.clone()).await.map_err(|error| reason(&error, HandshakeFailure::Other))?;
+    let stream = start
+        .into_stream(site.config.clone())
+        .await
+        .map_err(|error| reason(&error, HandshakeFailure::Other))?;
     let (_, connection) = stream.get_ref();
     let is_http2 = connection.alpn_protocol() == Some(b"h2");
     let (version, version_text) = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_2) => (TlsVersion::Tls12, "TLSv1.2"),
         _ => (TlsVersion::Tls13, "TLSv1.3"),
     };
-    let cipher = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or_default();
+    let cipher = connection
+        .negotiated_cipher_suite()
+        .and_then(|suite| suite.suite().as_str())
+        .unwrap_or_default();
     let digest = SslDigest::new(cipher, version_text, None, None, Vec::new());
     let facts = TlsFacts { policy: Arc::clone(&site.identity), server_name, version: version_text };
     Ok(Shaken { stream, facts, digest, version, is_http2 })
@@ -66,9 +76,9 @@ fn reason(error: &io::Error, otherwise: HandshakeFailure) -> HandshakeFailure {
     use rustls::{Error, PeerIncompatible};
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         return match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
-                HandshakeFailure::Closed
-            }
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => HandshakeFailure::Closed,
             _ => otherwise,
         };
     };
@@ -82,7 +92,9 @@ fn reason(error: &io::Error, otherwise: HandshakeFailure) -> HandshakeFailure {
             | PeerIncompatible::SupportedVersionsExtensionRequired,
         ) => HandshakeFailure::Version,
         Error::PeerIncompatible(_) => HandshakeFailure::Parameters,
-        Error::NoCertificatesPresented | Error::InvalidCertificate(_) => HandshakeFailure::ClientCertificate,
+        Error::NoCertificatesPresented | Error::InvalidCertificate(_) => {
+            HandshakeFailure::ClientCertificate
+        }
         _ => otherwise,
     }
 }

@@ -144,19 +144,31 @@ mod tests {
     fn each_limit_is_kept_exactly() {
         let feed = |text: String| Head::default().feed(text.as_bytes(), &limits());
         assert_eq!(feed(format!("GET /{} HTTP/1.1\r\n", "a".repeat(19))), Progress::Incomplete);
-        assert_eq!(feed(format!("GET /{} HTTP/1.1\r\n", "a".repeat(20))), Progress::Over(Breach::TargetTooLong));
+        assert_eq!(
+            feed(format!("GET /{} HTTP/1.1\r\n", "a".repeat(20))),
+            Progress::Over(Breach::TargetTooLong)
+        );
         let fields = |n: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(n));
         assert_eq!(feed(fields(3)), Progress::Complete);
         assert_eq!(feed(fields(4)), Progress::Over(Breach::TooManyFields));
-        assert_eq!(feed(format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(300))), Progress::Over(Breach::TooLarge));
+        assert_eq!(
+            feed(format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(300))),
+            Progress::Over(Breach::TooLarge)
+        );
     }
 
     #[test]
     fn answers_are_framed_as_they_say() {
-        for breach in [Breach::TargetTooLong, Breach::TooLarge, Breach::TooManyFields, Breach::TooSlow] {
+        for breach in
+            [Breach::TargetTooLong, Breach::TooLarge, Breach::TooManyFields, Breach::TooSlow]
+        {
             let text = std::str::from_utf8(breach.answer()).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            assert!(head.contains(&format!("content-length: {}", body.len())), "{breach:?}: {} bytes", body.len());
+            assert!(
+                head.contains(&format!("content-length: {}", body.len())),
+                "{breach:?}: {} bytes",
+                body.len()
+            );
         }
     }
 }

@@ -10,10 +10,7 @@ mod set;
 mod socket;
 mod stream;
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
 use pingora_core::{protocols::Stream, server::ShutdownWatch};

@@ -101,7 +101,12 @@ impl Drop for Plan {
 
 impl ListenerSet {
     /// A set without listeners.
-    pub fn new(workers: Vec<Worker>, metrics: Arc<Metrics>, tls: TlsChooser, trusted: Trusted) -> Self {
+    pub fn new(
+        workers: Vec<Worker>,
+        metrics: Arc<Metrics>,
+        tls: TlsChooser,
+        trusted: Trusted,
+    ) -> Self {
         Self { workers, metrics, tls, trusted, active: Mutex::default(), retired: Mutex::default() }
     }
 
@@ -139,9 +144,10 @@ impl ListenerSet {
     /// `drain` in any case.
     pub fn retire(&self, plan: &Plan, drain: Duration) {
         let mut active = self.active();
-        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut *active)
-            .into_iter()
-            .partition(|listener| plan.wanted.iter().any(|(config, _)| Key::of(config) == listener.key));
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *active).into_iter().partition(|listener| {
+                plan.wanted.iter().any(|(config, _)| Key::of(config) == listener.key)
+            });
         *active = kept;
         drop(active);
         for listener in gone {
@@ -167,7 +173,9 @@ impl ListenerSet {
         for (config, sockets) in std::mem::take(&mut plan.wanted) {
             let metrics = self.metrics.listener(&config.name);
             let Some((sockets, bound)) = sockets else {
-                if let Some(listener) = active.iter().find(|listener| listener.key == Key::of(&config)) {
+                if let Some(listener) =
+                    active.iter().find(|listener| listener.key == Key::of(&config))
+                {
                     listener.gate.config.store(Arc::new(config));
                     listener.gate.metrics.store(metrics);
                 }
@@ -176,7 +184,13 @@ impl ListenerSet {
             info!(listener = %config.name, address = %bound, tls = config.tls, "listening");
             let (shutdown, watched) = watch::channel(false);
             let key = Key::of(&config);
-            let gate = Arc::new(Gate::new(config, metrics, self.tls.clone(), self.trusted.clone(), watched));
+            let gate = Arc::new(Gate::new(
+                config,
+                metrics,
+                self.tls.clone(),
+                self.trusted.clone(),
+                watched,
+            ));
             for (socket, worker) in sockets.into_iter().zip(&self.workers) {
                 worker.handle.spawn(accept(socket, gate.clone(), worker.engine.clone()));
             }
@@ -187,8 +201,10 @@ impl ListenerSet {
     /// Listeners by name, with their addresses.
     pub fn bound(&self) -> Vec<(Name, BoundAddress)> {
         let active = self.active();
-        let mut bound: Vec<_> =
-            active.iter().map(|listener| (listener.gate.config.load().name.clone(), listener.bound.clone())).collect();
+        let mut bound: Vec<_> = active
+            .iter()
+            .map(|listener| (listener.gate.config.load().name.clone(), listener.bound.clone()))
+            .collect();
         bound.sort_by(|a, b| a.0.cmp(&b.0));
         bound
     }
@@ -206,7 +222,12 @@ impl ListenerSet {
         let active = self.active();
         active
             .iter()
-            .map(|listener| (listener.gate.config.load().name.clone(), listener.gate.open.load(Ordering::Acquire)))
+            .map(|listener| {
+                (
+                    listener.gate.config.load().name.clone(),
+                    listener.gate.open.load(Ordering::Acquire),
+                )
+            })
             .collect()
     }
 

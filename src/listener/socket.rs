@@ -43,7 +43,10 @@ impl fmt::Display for BoundAddress {
 ///
 /// # Errors
 /// The address is taken, not ours, or not allowed. A Unix socket that nobody answers on is replaced.
-pub(super) fn bind(address: &ListenAddress, count: usize) -> io::Result<(Vec<BoundSocket>, BoundAddress)> {
+pub(super) fn bind(
+    address: &ListenAddress,
+    count: usize,
+) -> io::Result<(Vec<BoundSocket>, BoundAddress)> {
     match address {
         ListenAddress::Unix(path) => {
             let socket = bind_unix(path)?;
@@ -86,7 +89,10 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpLi
 fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers on this socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process answers on this socket",
+            ));
         }
         std::fs::remove_file(path)?;
     }
@@ -104,7 +110,9 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_the_options() {
-        let (sockets, BoundAddress::Tcp(address)) = bind(&"127.0.0.1:0".parse().unwrap(), 1).unwrap() else {
+        let (sockets, BoundAddress::Tcp(address)) =
+            bind(&"127.0.0.1:0".parse().unwrap(), 1).unwrap()
+        else {
             panic!("a TCP address")
         };
         let [BoundSocket::Tcp(listener)] = sockets.as_slice() else { panic!("one socket") };

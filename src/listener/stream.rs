@@ -16,9 +16,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::{Buf, Bytes};
 use pingora_core::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
-    UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest,
-    tls::SslDigest,
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    TimingDigest, UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddr,
+    raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -229,7 +229,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             }
             return Poll::Pending;
         }
-        let idle = if self.is_reused { limits.keep_alive } else { limits.head.min(limits.keep_alive) };
+        let idle =
+            if self.is_reused { limits.keep_alive } else { limits.head.min(limits.keep_alive) };
         self.read_timer.arm(idle);
         // A connection between two requests ends with its listener; a new one still gets its first answer.
         let is_drained = self.is_reused && self.drained.as_mut().poll(cx).is_ready();
@@ -248,7 +249,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                     self.read_timer.arm(self.info.limits().write_stall);
                     let rest = breach.answer().get(written..).unwrap_or_default();
                     if rest.is_empty() {
-                        if Pin::new(&mut self.io).poll_flush(cx).is_pending() && !self.read_timer.has_run_out(cx) {
+                        if Pin::new(&mut self.io).poll_flush(cx).is_pending()
+                            && !self.read_timer.has_run_out(cx)
+                        {
                             return Poll::Pending;
                         }
                         // The other end may be gone; there is nothing left to do about it.
@@ -270,7 +273,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
                     let mut scratch = [0; 4096];
                     let mut buf = ReadBuf::new(&mut scratch);
                     match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
-                        Poll::Ready(Ok(())) if !buf.filled().is_empty() && left > buf.filled().len() => {
+                        Poll::Ready(Ok(()))
+                            if !buf.filled().is_empty() && left > buf.filled().len() =>
+                        {
                             self.reading = Reading::Lingering { left: left - buf.filled().len() };
                         }
                         Poll::Pending if !self.read_timer.has_run_out(cx) => return Poll::Pending,
@@ -283,23 +288,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
     }
 
     /// Ends a write that makes no progress for too long.
-    fn stalled<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.write_timer.disarm();
             return result;
         }
         self.write_timer.arm(self.info.limits().write_stall);
         if self.write_timer.has_run_out(cx) {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no bytes")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the client takes no bytes",
+            )));
         }
         Poll::Pending
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.reading == Reading::Request && this.spoken == Spoken::Http1 && this.info.awaits_head() {
+        if this.reading == Reading::Request
+            && this.spoken == Spoken::Http1
+            && this.info.awaits_head()
+        {
             this.reading = Reading::Head;
             this.head = Head::default();
             this.is_reused = true;
@@ -318,7 +337,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.io).poll_write(cx, bytes);
         this.stalled(cx, result)
@@ -353,7 +376,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
 
 impl<S> fmt::Debug for ClientStream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientStream").field("info", &self.info).field("spoken", &self.spoken).finish_non_exhaustive()
+        f.debug_struct("ClientStream")
+            .field("info", &self.info)
+            .field("spoken", &self.spoken)
+            .finish_non_exhaustive()
     }
 }
 

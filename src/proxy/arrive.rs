@@ -43,7 +43,11 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         session.set_write_timeout(Some(limits.write_stall));
     }
     if session.get_keepalive().is_some() {
-        session.set_keepalive(if connection.is_draining() { None } else { Some(limits.keep_alive.as_secs().max(1)) });
+        session.set_keepalive(if connection.is_draining() {
+            None
+        } else {
+            Some(limits.keep_alive.as_secs().max(1))
+        });
     }
 }
 
@@ -83,14 +87,24 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     ctx.host = host.with_port;
     let Some(connection) = ctx.connection.clone() else { return Err(Failure::Internal) };
     // A listener that a reload has taken away, on a connection that outlives it.
-    let table = snapshot.listeners.get(&connection.listener).ok_or(Failure::UnknownHost { refuse: true })?;
+    let table = snapshot
+        .listeners
+        .get(&connection.listener)
+        .ok_or(Failure::UnknownHost { refuse: true })?;
     check_head(session.req_header(), &table.limits)?;
-    let path = normalise(session.req_header().uri.path(), snapshot.slashes).map_err(Failure::BadPath)?.into_owned();
+    let path = normalise(session.req_header().uri.path(), snapshot.slashes)
+        .map_err(Failure::BadPath)?
+        .into_owned();
     let site = match table.hosts.find(&host.name) {
         Some(HostEntry::Site(site)) => site,
         Some(HostEntry::RedirectToHttps(site)) => {
             ctx.site = Some(site.clone());
-            return Ok(Routed::ToHttps(https_location(&host.name, &snapshot, &path, session.req_header().uri.query())));
+            return Ok(Routed::ToHttps(https_location(
+                &host.name,
+                &snapshot,
+                &path,
+                session.req_header().uri.query(),
+            )));
         }
         None => match &table.unknown {
             Unknown::Refuse => return Err(Failure::UnknownHost { refuse: true }),
@@ -158,7 +172,10 @@ fn host_of(header: &RequestHeader) -> Result<Host, Failure> {
         };
     }
     let authority: http::uri::Authority = text.parse().map_err(|_| Failure::BadHost)?;
-    if text.contains('@') || authority.host().is_empty() || (authority.port().is_some() && authority.port_u16().is_none()) {
+    // An empty port is none (RFC 3986, section 3.2.3); one that is no number up to 65535 is a mistake.
+    let after_host = text.get(authority.host().len()..).unwrap_or_default();
+    let has_bad_port = !matches!(after_host, "" | ":") && authority.port_u16().is_none();
+    if text.contains('@') || authority.host().is_empty() || has_bad_port {
         return Err(Failure::BadHost);
     }
     let mut name = authority.host().to_ascii_lowercase();
@@ -174,8 +191,11 @@ fn check_head(header: &RequestHeader, limits: &ListenerLimits) -> Result<(), Fai
     if uri_bytes as u64 > limits.max_uri_bytes {
         return Err(Failure::UriTooLong);
     }
-    let bytes: usize = header.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if header.headers.len() > limits.max_fields as usize || (bytes + uri_bytes) as u64 > limits.max_head_bytes {
+    let bytes: usize =
+        header.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if header.headers.len() > limits.max_fields as usize
+        || (bytes + uri_bytes) as u64 > limits.max_head_bytes
+    {
         return Err(Failure::HeadTooLarge);
     }
     Ok(())
@@ -205,12 +225,17 @@ fn https_location(host: &str, snapshot: &Snapshot, path: &str, query: Option<&st
 }
 
 /// Through the route's policies to its target.
-async fn enter(session: &mut Session, ctx: &mut RequestContext, route: Arc<Route>) -> Result<Arrived> {
+async fn enter(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    route: Arc<Route>,
+) -> Result<Arrived> {
     ctx.labels.route = Some(route.name.clone());
     ctx.labels.in_flight = Some(route.metrics.started());
     ctx.labels.metrics = Some(route.metrics.clone());
     ctx.route = Some(route.clone());
-    let flow = route.chain.on_request(&mut RequestHead(session.req_header_mut()), &mut ctx.policy).await;
+    let flow =
+        route.chain.on_request(&mut RequestHead(session.req_header_mut()), &mut ctx.policy).await;
     let failure = match flow {
         Ok(Flow::Continue) => check_body(session.req_header(), route.max_body_bytes),
         Ok(Flow::Respond(answer)) => {
@@ -255,7 +280,11 @@ fn check_body(header: &RequestHeader, max_body_bytes: u64) -> Option<Failure> {
 fn is_stream(session: &Session) -> bool {
     let header = session.req_header();
     let starts = |name: http::HeaderName, prefix: &str| {
-        header.headers.get(name).and_then(|value| value.to_str().ok()).is_some_and(|text| text.starts_with(prefix))
+        header
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .is_some_and(|text| text.starts_with(prefix))
     };
     session.is_upgrade_req()
         || starts(http::header::CONTENT_TYPE, "application/grpc")
@@ -277,7 +306,12 @@ fn to_origin_form(header: &mut RequestHeader) {
     }
 }
 
-fn redirect_location(header: &RequestHeader, ctx: &RequestContext, route: &Route, to: &crate::route::Template) -> String {
+fn redirect_location(
+    header: &RequestHeader,
+    ctx: &RequestContext,
+    route: &Route,
+    to: &crate::route::Template,
+) -> String {
     let query = header.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let scheme = if ctx.is_tls() { "https" } else { "http" };
     let captured = route.expression.as_ref().map(|regex| capture(regex, &ctx.path));
@@ -318,7 +352,15 @@ mod tests {
         }
         assert!(host_of(&header(Version::HTTP_10, None, "/")).is_ok());
         assert!(host_of(&header(Version::HTTP_11, None, "/")).is_err());
-        for bad in ["", "a b", "user@example.com", "example.com/path", "example.com:99999", "exa\tmple", "a:b:c"] {
+        for bad in [
+            "",
+            "a b",
+            "user@example.com",
+            "example.com/path",
+            "example.com:99999",
+            "exa\tmple",
+            "a:b:c",
+        ] {
             assert!(host_of(&header(Version::HTTP_11, Some(bad), "/")).is_err(), "{bad:?}");
         }
         let absolute = header(Version::HTTP_11, Some("b"), "http://a/x");

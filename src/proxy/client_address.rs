@@ -12,11 +12,11 @@ use crate::types::Cidr;
 
 /// The client as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress {
+pub(super) struct ClientAddress {
     /// The client's address; `None` on a Unix socket.
-    pub address: Option<IpAddr>,
+    pub(super) address: Option<IpAddr>,
     /// Whether the peer is a trusted proxy, so that its forwarding headers go on.
-    pub from_trusted: bool,
+    pub(super) from_trusted: bool,
 }
 
 fn is_trusted(address: IpAddr, trusted: &[Cidr]) -> bool {
@@ -24,7 +24,7 @@ fn is_trusted(address: IpAddr, trusted: &[Cidr]) -> bool {
 }
 
 /// Finds the client of a request whose connection comes from `peer`.
-pub fn find(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Cidr]) -> ClientAddress {
+pub(super) fn find(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Cidr]) -> ClientAddress {
     let peer = peer.map(|address| address.to_canonical());
     let Some(peer) = peer.filter(|address| is_trusted(*address, trusted)) else {
         return ClientAddress { address: peer, from_trusted: false };
@@ -32,7 +32,13 @@ pub fn find(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Cidr]) -> Clie
     let hops: Vec<Option<IpAddr>> = if headers.contains_key(X_FORWARDED_FOR) {
         let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
         lines
-            .flat_map(|line| line.to_str().unwrap_or_default().rsplit(',').map(|hop| parse_hop(hop.trim())).collect::<Vec<_>>())
+            .flat_map(|line| {
+                line.to_str()
+                    .unwrap_or_default()
+                    .rsplit(',')
+                    .map(|hop| parse_hop(hop.trim()))
+                    .collect::<Vec<_>>()
+            })
             .collect()
     } else {
         let lines = headers.get_all(FORWARDED).iter().rev();
@@ -92,13 +98,25 @@ mod tests {
             ("10.0.0.1", &[("x-forwarded-for", "1.2.3.4")][..], "1.2.3.4"),
             ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.2.3.4")][..], "1.2.3.4"),
             ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6, 1.2.3.4, 10.0.0.9")][..], "1.2.3.4"),
-            ("10.0.0.1", &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4")][..], "1.2.3.4"),
+            (
+                "10.0.0.1",
+                &[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "1.2.3.4")][..],
+                "1.2.3.4",
+            ),
             ("10.0.0.1", &[("x-forwarded-for", "1.2.3.4, rubbish, 10.0.0.9")][..], "10.0.0.9"),
             ("10.0.0.1", &[("x-forwarded-for", "1.2.3.4:5678")][..], "1.2.3.4"),
             ("10.0.0.1", &[("x-forwarded-for", "[2001:db8::1]:80")][..], "2001:db8::1"),
             ("10.0.0.1", &[("x-forwarded-for", "10.0.0.2, 10.0.0.3")][..], "10.0.0.2"),
-            ("10.0.0.1", &[("forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:1\";proto=https")][..], "2001:db8::7"),
-            ("10.0.0.1", &[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "1.2.3.4")][..], "1.2.3.4"),
+            (
+                "10.0.0.1",
+                &[("forwarded", "for=6.6.6.6, for=\"[2001:db8::7]:1\";proto=https")][..],
+                "2001:db8::7",
+            ),
+            (
+                "10.0.0.1",
+                &[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "1.2.3.4")][..],
+                "1.2.3.4",
+            ),
             ("10.0.0.1", &[("forwarded", "for=unknown")][..], "10.0.0.1"),
             ("::ffff:10.0.0.1", &[("x-forwarded-for", "1.2.3.4")][..], "1.2.3.4"),
         ] {

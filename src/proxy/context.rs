@@ -8,7 +8,9 @@ use std::{
 
 use http::HeaderValue;
 
-use super::{client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, watchdog::Watchdog};
+use super::{
+    client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, watchdog::Watchdog,
+};
 use crate::{
     policy::PolicyContext,
     snapshot::{Route, Site, Snapshot},
@@ -118,7 +120,10 @@ impl RequestContext {
 
     /// The address of the connection's other end.
     pub(super) fn peer(&self) -> Option<IpAddr> {
-        self.connection.as_ref().and_then(|connection| connection.client).map(|address| address.ip())
+        self.connection
+            .as_ref()
+            .and_then(|connection| connection.client)
+            .map(|address| address.ip())
     }
 
     /// Whether the client speaks TLS to us.

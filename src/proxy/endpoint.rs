@@ -20,12 +20,16 @@ use crate::upstream::{NoEndpoint, UpstreamProtocol};
 
 /// Picks the endpoint of the next try.
 pub(super) fn pick(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
-    let Some(upstream) = ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index)) else {
+    let Some(upstream) =
+        ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index))
+    else {
         return Err(fail(ctx, Failure::Internal));
     };
     let picked = match upstream.pick(&ctx.tries.tried) {
         Ok(picked) => picked,
-        Err(NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown) => return Err(fail(ctx, Failure::NoHealthyEndpoint)),
+        Err(NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown) => {
+            return Err(fail(ctx, Failure::NoHealthyEndpoint));
+        }
     };
     // A retry sends the body again from its start.
     ctx.body_bytes = 0;
@@ -72,7 +76,11 @@ pub(super) fn connect_failed(ctx: &mut RequestContext, mut error: Box<Error>) ->
 }
 
 /// A try failed after the request, or part of it, was sent.
-pub(super) fn try_failed(session: &Session, ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+pub(super) fn try_failed(
+    session: &Session,
+    ctx: &mut RequestContext,
+    mut error: Box<Error>,
+) -> Box<Error> {
     let expired = ctx.tries.watchdog.take().and_then(|watchdog| watchdog.expired());
     if let Some(expired) = expired {
         ctx.failure = Some(match expired {
@@ -82,10 +90,16 @@ pub(super) fn try_failed(session: &Session, ctx: &mut RequestContext, mut error:
     }
     let was_reset = matches!(
         error.etype(),
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error | ErrorType::InvalidH2
+        ErrorType::ConnectionClosed
+            | ErrorType::ReadError
+            | ErrorType::WriteError
+            | ErrorType::H2Error
+            | ErrorType::InvalidH2
     ) && *error.esource() == pingora_error::ErrorSource::Upstream;
-    let is_safe = matches!(session.req_header().method, Method::GET | Method::HEAD | Method::OPTIONS);
-    let nothing_answered = session.response_written().is_none_or(|head| head.status.is_informational());
+    let is_safe =
+        matches!(session.req_header().method, Method::GET | Method::HEAD | Method::OPTIONS);
+    let nothing_answered =
+        session.response_written().is_none_or(|head| head.status.is_informational());
     let again = expired.is_none()
         && was_reset
         && is_safe

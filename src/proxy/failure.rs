@@ -9,7 +9,7 @@ use crate::{policy::Denied, telemetry::metrics::RequestRefused};
 
 /// A request that is answered by the edge itself, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub(super) enum Failure {
     /// HTTP/1.1 without Host, or with one that is no host (RFC 9112, section 3.2).
     BadHost,
     /// A path that could mean two things.
@@ -63,19 +63,29 @@ pub enum Failure {
 
 impl Failure {
     /// What a Pingora error means. `None` is never returned: what is unknown is [`Failure::Internal`].
-    pub fn of(error: &Error) -> Self {
+    pub(super) fn of(error: &Error) -> Self {
         use ErrorType as E;
         match (error.esource(), error.etype()) {
             (_, E::ConnectTimedout | E::TLSHandshakeTimedout) => Self::ConnectTimeout,
-            (_, E::ConnectRefused | E::ConnectNoRoute | E::ConnectError | E::SocketError | E::BindError) => Self::ConnectFailed,
-            (ErrorSource::Upstream, E::TLSHandshakeFailure | E::InvalidCert | E::HandshakeError | E::TLSWantX509Lookup) => {
-                Self::UpstreamTls
-            }
+            (
+                _,
+                E::ConnectRefused
+                | E::ConnectNoRoute
+                | E::ConnectError
+                | E::SocketError
+                | E::BindError,
+            ) => Self::ConnectFailed,
+            (
+                ErrorSource::Upstream,
+                E::TLSHandshakeFailure | E::InvalidCert | E::HandshakeError | E::TLSWantX509Lookup,
+            ) => Self::UpstreamTls,
             (ErrorSource::Upstream, E::ReadTimedout | E::WriteTimedout) => Self::UpstreamTimeout,
             (ErrorSource::Upstream, E::InvalidHTTPHeader | E::InvalidH2) => Self::UpstreamInvalid,
             (ErrorSource::Upstream, _) => Self::UpstreamClosed,
             (ErrorSource::Downstream, E::ReadTimedout | E::WriteTimedout) => Self::ClientTimeout,
-            (ErrorSource::Downstream, E::ReadError | E::WriteError | E::ConnectionClosed) => Self::ClientGone,
+            (ErrorSource::Downstream, E::ReadError | E::WriteError | E::ConnectionClosed) => {
+                Self::ClientGone
+            }
             (ErrorSource::Downstream, E::H2Error) => Self::ClientGone,
             (ErrorSource::Downstream, _) => Self::ClientInvalid,
             (ErrorSource::Internal | ErrorSource::Unset, _) => Self::Internal,
@@ -83,21 +93,26 @@ impl Failure {
     }
 
     /// The status of the answer; `None` where nobody is there to be answered.
-    pub fn status(&self) -> Option<StatusCode> {
+    pub(super) fn status(&self) -> Option<StatusCode> {
         Some(match self {
             Self::BadHost | Self::BadPath(_) | Self::ClientInvalid => StatusCode::BAD_REQUEST,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::UnknownHost { refuse: true } | Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::UnknownHost { refuse: true } | Self::Misdirected => {
+                StatusCode::MISDIRECTED_REQUEST
+            }
             Self::UnknownHost { refuse: false } | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied(denied) => denied.status,
             Self::NoHealthyEndpoint | Self::SiteDisabled => StatusCode::SERVICE_UNAVAILABLE,
-            Self::ConnectFailed | Self::UpstreamTls | Self::UpstreamClosed | Self::UpstreamInvalid => {
-                StatusCode::BAD_GATEWAY
+            Self::ConnectFailed
+            | Self::UpstreamTls
+            | Self::UpstreamClosed
+            | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
+            Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
             }
-            Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::ClientGone => return None,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -105,7 +120,7 @@ impl Failure {
     }
 
     /// The word for log and metric.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::BadHost => "bad_host",
             Self::BadPath(_) => "bad_path",
@@ -134,7 +149,7 @@ impl Failure {
     }
 
     /// As it is counted where no site was found.
-    pub fn refused(&self) -> RequestRefused {
+    pub(super) fn refused(&self) -> RequestRefused {
         match self {
             Self::UnknownHost { .. } => RequestRefused::UnknownHost,
             Self::Misdirected => RequestRefused::Misdirected,
@@ -148,7 +163,7 @@ impl Failure {
     }
 
     /// The sentence for the client. It says nothing of what is behind the edge.
-    pub fn message(&self) -> &'static str {
+    pub(super) fn message(&self) -> &'static str {
         match self {
             Self::BadHost => "The Host header is missing or not valid.",
             Self::BadPath(_) => "The path is not valid.",
@@ -160,11 +175,16 @@ impl Failure {
             Self::MethodNotAllowed(_) => "This address does not take that method.",
             Self::BodyTooLarge => "The request's body is too large.",
             Self::Denied(_) => "The request was refused.",
-            Self::NoHealthyEndpoint | Self::SiteDisabled => "The service is not available right now; try again soon.",
-            Self::ConnectFailed | Self::UpstreamTls | Self::UpstreamClosed | Self::UpstreamInvalid => {
-                "The service gave no valid answer."
+            Self::NoHealthyEndpoint | Self::SiteDisabled => {
+                "The service is not available right now; try again soon."
             }
-            Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => "The service did not answer in time.",
+            Self::ConnectFailed
+            | Self::UpstreamTls
+            | Self::UpstreamClosed
+            | Self::UpstreamInvalid => "The service gave no valid answer.",
+            Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => {
+                "The service did not answer in time."
+            }
             Self::ClientTimeout => "The request took too long to arrive.",
             Self::ClientInvalid => "The request is not valid.",
             Self::ClientGone | Self::Internal => "Something went wrong.",
@@ -172,7 +192,7 @@ impl Failure {
     }
 
     /// Whether the connection must end after the answer: what follows on it can't be trusted, or is of no use.
-    pub fn ends_connection(&self) -> bool {
+    pub(super) fn ends_connection(&self) -> bool {
         matches!(
             self,
             Self::BadHost
@@ -189,8 +209,12 @@ impl Failure {
     }
 
     /// As a Pingora error, for hooks that return one; the failure itself waits in the request's context.
-    pub fn into_error(self) -> Box<Error> {
-        Error::explain(ErrorType::HTTPStatus(self.status().map_or(0, |status| status.as_u16())), self.reason()).into_in()
+    pub(super) fn into_error(self) -> Box<Error> {
+        Error::explain(
+            ErrorType::HTTPStatus(self.status().map_or(0, |status| status.as_u16())),
+            self.reason(),
+        )
+        .into_in()
     }
 }
 

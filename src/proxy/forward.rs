@@ -12,7 +12,7 @@ use super::client_address::ClientAddress;
 use crate::route::{Rewrite, capture};
 
 /// The client and the proxies before us.
-pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -24,27 +24,27 @@ const ALIASES: [HeaderName; 4] = [
     HeaderName::from_static("x-forwarded-scheme"),
 ];
 /// The request's id, made here or passed on.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What forwarding headers say.
 #[derive(Clone, Copy, Debug)]
-pub struct Forwarding<'a> {
+pub(super) struct Forwarding<'a> {
     /// The address of the connection: the hop that is added.
-    pub peer: Option<IpAddr>,
+    pub(super) peer: Option<IpAddr>,
     /// The client, and whether the peer's own headers are believed.
-    pub client: ClientAddress,
+    pub(super) client: ClientAddress,
     /// Whether the client speaks TLS to us.
-    pub is_tls: bool,
+    pub(super) is_tls: bool,
     /// The Host that the client asked for.
-    pub host: &'a str,
+    pub(super) host: &'a str,
     /// The port that the client connected to.
-    pub port: Option<u16>,
+    pub(super) port: Option<u16>,
     /// The request's id.
-    pub request_id: &'a HeaderValue,
+    pub(super) request_id: &'a HeaderValue,
 }
 
 /// Writes the forwarding headers and the request id.
-pub fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &Forwarding<'_>) {
+pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &Forwarding<'_>) {
     let proto = if forwarding.is_tls { "https" } else { "http" };
     if !forwarding.client.from_trusted {
         for name in &ALIASES {
@@ -120,14 +120,16 @@ fn forwarded_element(peer: Option<IpAddr>, proto: &str, host: &str) -> String {
 }
 
 /// A request id that is taken over: up to 128 visible characters that no log can misread.
-pub fn is_request_id(value: &HeaderValue) -> bool {
+pub(super) fn is_request_id(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     (1..=128).contains(&bytes.len())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'='))
+        && bytes.iter().all(|b| {
+            b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/' | b'+' | b'=')
+        })
 }
 
 /// 128 random bits as 32 hexadecimal digits. Unique, not secret.
-pub fn new_request_id() -> HeaderValue {
+pub(super) fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let random = fastrand::u128(..);
     let mut text = [b'0'; 32];
@@ -139,7 +141,7 @@ pub fn new_request_id() -> HeaderValue {
 }
 
 /// Writes the route's own path and host. `path` is the normalised path that was matched.
-pub fn rewrite(
+pub(super) fn rewrite(
     request: &mut RequestHeader,
     rewrite: &Rewrite,
     expression: Option<&regex::Regex>,
@@ -148,9 +150,12 @@ pub fn rewrite(
 ) {
     if let Some(host) = rewrite.host.as_ref().or(upstream_host) {
         set(request, HOST, Some(host.clone()));
-        if let (Some(scheme), Ok(authority)) = (request.uri.scheme().cloned(), host.to_str().unwrap_or_default().parse::<http::uri::Authority>())
-            && let Some(path) = request.uri.path_and_query().cloned()
-            && let Ok(uri) = Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()
+        if let (Some(scheme), Ok(authority)) = (
+            request.uri.scheme().cloned(),
+            host.to_str().unwrap_or_default().parse::<http::uri::Authority>(),
+        ) && let Some(path) = request.uri.path_and_query().cloned()
+            && let Ok(uri) =
+                Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build()
         {
             request.set_uri(uri);
         }
@@ -162,7 +167,11 @@ pub fn rewrite(
         },
         (None, Some(prefix)) => match path.strip_prefix(prefix.as_str()) {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-                if rest.is_empty() { "/".to_owned() } else { rest.to_owned() }
+                if rest.is_empty() {
+                    "/".to_owned()
+                } else {
+                    rest.to_owned()
+                }
             }
             _ => return,
         },
@@ -172,7 +181,7 @@ pub fn rewrite(
 }
 
 /// Puts another path into the request's target; the query stays. A path that is no path is left out.
-pub fn replace_path(request: &mut RequestHeader, path: &str) {
+pub(super) fn replace_path(request: &mut RequestHeader, path: &str) {
     let target = match request.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -212,7 +221,14 @@ mod tests {
     #[test]
     fn an_untrusted_clients_headers_are_replaced() {
         let mut request = request();
-        for name in ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"] {
+        for name in [
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x-forwarded-host",
+            "x-forwarded-port",
+            "forwarded",
+            "x-real-ip",
+        ] {
             request.append_header(name, "lie").unwrap();
         }
         let id = new_request_id();
@@ -221,7 +237,10 @@ mod tests {
         assert_eq!(text(&request, "x-forwarded-proto"), "https");
         assert_eq!(text(&request, "x-forwarded-host"), "shop.example.com:8443");
         assert_eq!(text(&request, "x-forwarded-port"), "8443");
-        assert_eq!(text(&request, "forwarded"), "for=192.0.2.1;proto=https;host=\"shop.example.com:8443\"");
+        assert_eq!(
+            text(&request, "forwarded"),
+            "for=192.0.2.1;proto=https;host=\"shop.example.com:8443\""
+        );
         assert_eq!(text(&request, "x-real-ip"), "");
         assert_eq!(text(&request, "x-request-id").len(), 32);
     }
@@ -255,7 +274,10 @@ mod tests {
     #[test]
     fn request_ids_are_checked() {
         assert!(is_request_id(&new_request_id()));
-        assert!(!is_request_id(&HeaderValue::from_static("a b")) && !is_request_id(&HeaderValue::from_static("")));
+        assert!(
+            !is_request_id(&HeaderValue::from_static("a b"))
+                && !is_request_id(&HeaderValue::from_static(""))
+        );
         assert_ne!(new_request_id(), new_request_id());
     }
 }

@@ -13,7 +13,12 @@ use crate::telemetry::{
 };
 
 /// Counts a finished request and writes its line.
-pub(super) fn record(session: &Session, error: Option<&Error>, ctx: &mut RequestContext, metrics: &Metrics) {
+pub(super) fn record(
+    session: &Session,
+    error: Option<&Error>,
+    ctx: &mut RequestContext,
+    metrics: &Metrics,
+) {
     let took = ctx.started.elapsed();
     let upstream = match (ctx.tries.first_byte, ctx.tries.began) {
         (Some(first_byte), _) => Some(ctx.tries.took.unwrap_or(first_byte)),
@@ -29,7 +34,8 @@ pub(super) fn record(session: &Session, error: Option<&Error>, ctx: &mut Request
     };
     match &ctx.labels.metrics {
         Some(route) => route.finished(status, took, upstream, ctx.body_bytes, bytes_out),
-        None => metrics.refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused)),
+        None => metrics
+            .refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused)),
     }
     ctx.labels.in_flight = None;
     if let Some(log) = ctx.labels.access_log.clone() {
@@ -48,7 +54,10 @@ pub(super) fn record(session: &Session, error: Option<&Error>, ctx: &mut Request
             path: header.uri.path().as_bytes(),
             query: header.uri.query().map(str::as_bytes),
             protocol: protocol(header.version),
-            tls_version: ctx.connection.as_ref().and_then(|connection| Some(connection.tls.as_ref()?.version)),
+            tls_version: ctx
+                .connection
+                .as_ref()
+                .and_then(|connection| Some(connection.tls.as_ref()?.version)),
             status,
             bytes_in: ctx.body_bytes,
             bytes_out,

@@ -18,7 +18,11 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The request's head on its way to the endpoint.
 pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
-    let local_port = ctx.connection.as_ref().and_then(|connection| connection.local).map(|address| address.port());
+    let local_port = ctx
+        .connection
+        .as_ref()
+        .and_then(|connection| connection.local)
+        .map(|address| address.port());
     let forwarding = Forwarding {
         peer: ctx.peer(),
         client: ctx.client,
@@ -55,21 +59,30 @@ pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext)
     if let Some(watchdog) = &tries.watchdog {
         watchdog.saw_byte();
     }
-    if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+    if response.status.is_informational()
+        && response.status != http::StatusCode::SWITCHING_PROTOCOLS
+    {
         return;
     }
     if tries.first_byte.is_none() {
         tries.first_byte = tries.began.map(|began| began.elapsed());
     }
     if let Some(picked) = &tries.picked {
-        let announced = response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
+        let announced =
+            response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
     }
 }
 
 /// The response's head on its way to the client.
-pub(super) fn response_head(session: &mut Session, response: &mut ResponseHeader, ctx: &mut RequestContext) {
-    if response.status.is_informational() && response.status != http::StatusCode::SWITCHING_PROTOCOLS {
+pub(super) fn response_head(
+    session: &mut Session,
+    response: &mut ResponseHeader,
+    ctx: &mut RequestContext,
+) {
+    if response.status.is_informational()
+        && response.status != http::StatusCode::SWITCHING_PROTOCOLS
+    {
         return;
     }
     ctx.status = response.status.as_u16();
@@ -95,13 +108,18 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) {
 }
 
 /// No try gave an answer: the edge gives its own.
-pub(super) async fn failed(session: &mut Session, error: &Error, ctx: &mut RequestContext) -> FailToProxy {
+pub(super) async fn failed(
+    session: &mut Session,
+    error: &Error,
+    ctx: &mut RequestContext,
+) -> FailToProxy {
     let failure = ctx.failure.clone().unwrap_or_else(|| Failure::of(error));
     let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
     let sent = respond::send_failure(session, ctx, &failure).await;
     let error_code = failure.status().map_or(0, |status| status.as_u16());
     // A body that was not read to its end makes the connection useless; Pingora drains what is short.
-    let can_reuse_downstream = sent.is_ok() && !is_begun && error_code != 0 && !failure.ends_connection();
+    let can_reuse_downstream =
+        sent.is_ok() && !is_begun && error_code != 0 && !failure.ends_connection();
     ctx.failure = Some(failure);
     FailToProxy { error_code, can_reuse_downstream }
 }

@@ -12,11 +12,7 @@ use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{
-    context::RequestContext,
-    failure::Failure,
-    forward::X_REQUEST_ID,
-};
+use super::{context::RequestContext, failure::Failure, forward::X_REQUEST_ID};
 use crate::{
     policy::{PolicyResponse, ResponseHead},
     snapshot::{StaticAnswer, StaticBody},
@@ -31,35 +27,63 @@ struct Answer {
 }
 
 /// Sends a route's static answer.
-pub(super) async fn send_static(session: &mut Session, ctx: &mut RequestContext, answer: &StaticAnswer) -> Result<()> {
-    let answer = Answer { status: answer.status, headers: answer.headers.clone(), body: answer.body.clone() };
+pub(super) async fn send_static(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    answer: &StaticAnswer,
+) -> Result<()> {
+    let answer = Answer {
+        status: answer.status,
+        headers: answer.headers.clone(),
+        body: answer.body.clone(),
+    };
     send(session, ctx, answer).await
 }
 
 /// Sends an answer that a policy gives.
-pub(super) async fn send_policy(session: &mut Session, ctx: &mut RequestContext, answer: PolicyResponse) -> Result<()> {
-    send(session, ctx, Answer { status: answer.status, headers: answer.headers, body: answer.body }).await
+pub(super) async fn send_policy(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    answer: PolicyResponse,
+) -> Result<()> {
+    send(session, ctx, Answer { status: answer.status, headers: answer.headers, body: answer.body })
+        .await
 }
 
 /// Sends a redirect.
-pub(super) async fn send_redirect(session: &mut Session, ctx: &mut RequestContext, status: StatusCode, to: &str) -> Result<()> {
+pub(super) async fn send_redirect(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    status: StatusCode,
+    to: &str,
+) -> Result<()> {
     let Ok(location) = HeaderValue::from_str(to) else {
         return send_failure(session, ctx, &Failure::BadHost).await;
     };
-    let headers = vec![(LOCATION, location), (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))];
+    let headers = vec![
+        (LOCATION, location),
+        (CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+    ];
     send(session, ctx, Answer { status, headers, body: Bytes::from(format!("{to}\n")) }).await
 }
 
 /// Sends the answer of a failure, unless nobody is there or a response is on its way already.
-pub(super) async fn send_failure(session: &mut Session, ctx: &mut RequestContext, failure: &Failure) -> Result<()> {
+pub(super) async fn send_failure(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    failure: &Failure,
+) -> Result<()> {
     if failure.ends_connection() {
         session.set_keepalive(None);
     }
     let Some(status) = failure.status() else { return Ok(()) };
     let (content_type, body) = failure_body(session, ctx, failure, status);
-    let mut headers = vec![(CONTENT_TYPE, content_type), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    let mut headers =
+        vec![(CONTENT_TYPE, content_type), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     match failure {
-        Failure::MethodNotAllowed(methods) => headers.extend(allow(methods).map(|value| (ALLOW, value))),
+        Failure::MethodNotAllowed(methods) => {
+            headers.extend(allow(methods).map(|value| (ALLOW, value)))
+        }
         Failure::NoHealthyEndpoint | Failure::SiteDisabled => {
             headers.push((RETRY_AFTER, HeaderValue::from(defaults::RETRY_AFTER.0.as_secs())));
         }
@@ -78,7 +102,12 @@ fn allow(methods: &[Method]) -> Option<HeaderValue> {
     HeaderValue::from_str(&names.join(", ")).ok()
 }
 
-fn failure_body(session: &Session, ctx: &RequestContext, failure: &Failure, status: StatusCode) -> (HeaderValue, Bytes) {
+fn failure_body(
+    session: &Session,
+    ctx: &RequestContext,
+    failure: &Failure,
+    status: StatusCode,
+) -> (HeaderValue, Bytes) {
     let page = ctx.site.as_ref().and_then(|site| site.error_pages.get(&status.as_u16()));
     if let Some(StaticBody { content_type, bytes }) = page {
         return (content_type.clone(), bytes.clone());
@@ -94,17 +123,21 @@ fn failure_body(session: &Session, ctx: &RequestContext, failure: &Failure, stat
         });
         return (HeaderValue::from_static("application/json"), Bytes::from(format!("{body}\n")));
     }
-    let text = format!("{} {reason}\n{}\nrequest id: {request_id}\n", status.as_u16(), failure.message());
+    let text =
+        format!("{} {reason}\n{}\nrequest id: {request_id}\n", status.as_u16(), failure.message());
     (HeaderValue::from_static("text/plain; charset=utf-8"), Bytes::from(text))
 }
 
 /// Whether `Accept` names a JSON type. Weights don't matter: a client that names JSON can read it.
 fn accepts_json(session: &Session) -> bool {
     session.req_header().headers.get_all(ACCEPT).iter().any(|value| {
-        value.to_str().is_ok_and(|text| text.split(',').any(|item| {
-            let kind = item.split(';').next().unwrap_or_default().trim();
-            kind.eq_ignore_ascii_case("application/json") || kind.to_ascii_lowercase().ends_with("+json")
-        }))
+        value.to_str().is_ok_and(|text| {
+            text.split(',').any(|item| {
+                let kind = item.split(';').next().unwrap_or_default().trim();
+                kind.eq_ignore_ascii_case("application/json")
+                    || kind.to_ascii_lowercase().ends_with("+json")
+            })
+        })
     })
 }
 
@@ -114,7 +147,8 @@ async fn send(session: &mut Session, ctx: &mut RequestContext, answer: Answer) -
     }
     ctx.is_own_answer = true;
     ctx.status = answer.status.as_u16();
-    let has_no_body = answer.status == StatusCode::NO_CONTENT || answer.status == StatusCode::NOT_MODIFIED;
+    let has_no_body =
+        answer.status == StatusCode::NO_CONTENT || answer.status == StatusCode::NOT_MODIFIED;
     let mut head = ResponseHeader::build(answer.status, Some(answer.headers.len() + 8))?;
     for (name, value) in answer.headers {
         head.append_header(name, value)?;
@@ -123,7 +157,8 @@ async fn send(session: &mut Session, ctx: &mut RequestContext, answer: Answer) -
         head.insert_header(CONTENT_LENGTH, answer.body.len())?;
     }
     edit(&mut head, ctx);
-    let sends_body = !has_no_body && !answer.body.is_empty() && session.req_header().method != Method::HEAD;
+    let sends_body =
+        !has_no_body && !answer.body.is_empty() && session.req_header().method != Method::HEAD;
     session.write_response_header(Box::new(head), !sends_body).await?;
     if sends_body {
         session.write_response_body(Some(answer.body), true).await

@@ -21,7 +21,7 @@ use crate::upstream::Timeouts;
 
 /// The limit that was passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expired {
+pub(super) enum Expired {
     /// The answer did not begin, or went silent.
     Silence,
     /// The whole exchange took too long.
@@ -38,7 +38,7 @@ struct Shared {
 
 /// Watches one try; stops when dropped.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(super) struct Watchdog {
     shared: Arc<Shared>,
     started: Instant,
     task: JoinHandle<()>,
@@ -46,15 +46,18 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// Whether these timeouts need a watchdog.
-    pub fn is_needed(timeouts: &Timeouts) -> bool {
+    pub(super) fn is_needed(timeouts: &Timeouts) -> bool {
         timeouts.first_byte != timeouts.idle || timeouts.total.is_some()
     }
 
     /// Watches the connection behind `socket`. `spent` is the time that earlier tries of the request took.
     ///
     /// Returns `None` where the socket can't be duplicated (no file descriptors left): Pingora's timeout remains.
-    pub fn start(socket: RawFd, timeouts: Timeouts, spent: Duration) -> Option<Self> {
-        #[expect(unsafe_code, reason = "the descriptor is Pingora's connection, which is open while this hook runs; it is duplicated at once")]
+    pub(super) fn start(socket: RawFd, timeouts: Timeouts, spent: Duration) -> Option<Self> {
+        #[expect(
+            unsafe_code,
+            reason = "the descriptor is Pingora's connection, which is open while this hook runs; it is duplicated at once"
+        )]
         // SAFETY: `socket` is open for the whole call, see above; the borrow ends with this statement.
         let own = unsafe { BorrowedFd::borrow_raw(socket) }.try_clone_to_owned().ok()?;
         let socket = socket2::Socket::from(own);
@@ -87,13 +90,13 @@ impl Watchdog {
     }
 
     /// A byte of the answer came.
-    pub fn saw_byte(&self) {
+    pub(super) fn saw_byte(&self) {
         let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.shared.last_byte.store(millis.max(1), Ordering::Relaxed);
     }
 
     /// The limit that ended the try, if one did.
-    pub fn expired(&self) -> Option<Expired> {
+    pub(super) fn expired(&self) -> Option<Expired> {
         match self.shared.expired.load(Ordering::Acquire) {
             1 => Some(Expired::Silence),
             2 => Some(Expired::Total),
@@ -142,7 +145,9 @@ mod tests {
         ] {
             let (mut client, _server) = pair().await;
             let watchdog = Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO).unwrap();
-            let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut [0; 8])).await.unwrap();
+            let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut [0; 8]))
+                .await
+                .unwrap();
             assert!(matches!(read, Ok(0) | Err(_)));
             assert_eq!(watchdog.expired(), Some(which));
         }
@@ -151,7 +156,8 @@ mod tests {
     #[tokio::test]
     async fn bytes_keep_it_alive_and_dropping_it_stops_it() {
         let (mut client, mut server) = pair().await;
-        let watchdog = Watchdog::start(client.as_raw_fd(), millis(10, 60_000, None), Duration::ZERO).unwrap();
+        let watchdog =
+            Watchdog::start(client.as_raw_fd(), millis(10, 60_000, None), Duration::ZERO).unwrap();
         watchdog.saw_byte();
         drop(watchdog);
         server.write_all(b"x").await.unwrap();
@@ -161,6 +167,9 @@ mod tests {
     #[test]
     fn equal_limits_need_none() {
         assert!(!Watchdog::is_needed(&Timeouts::default()));
-        assert!(Watchdog::is_needed(&millis(10, 20, None)) && Watchdog::is_needed(&millis(10, 10, Some(5))));
+        assert!(
+            Watchdog::is_needed(&millis(10, 20, None))
+                && Watchdog::is_needed(&millis(10, 10, Some(5)))
+        );
     }
 }

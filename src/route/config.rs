@@ -1,141 +1,18 @@
-//! `[sites.<name>.routes.<name>]`: as written, and parsed.
+//! `[sites.<name>.routes.<name>]`, parsed: a condition and a target that can't be wrong in themselves.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use regex::Regex;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
-use super::template::Template;
+use super::{
+    raw::{RawRedirect, RawRespond, RawRoute, RawValueMatch},
+    template::Template,
+};
 use crate::{
-    types::{ByteSize, Cidr, KeyPath, Name, Problems, defaults, deserialize_by_form},
+    types::{Cidr, KeyPath, Name, Problems, defaults},
     upstream::{RawEndpoint, RawTimeouts},
 };
-
-/// `[sites.<name>.routes.<name>]`: a condition and a target.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRoute {
-    /// A prefix of whole segments: `/api` takes `/api` and `/api/x`, never `/apix`. Default: `/`, every path.
-    pub path: Option<String>,
-    /// One path, exactly.
-    pub path_exact: Option<String>,
-    /// A regular expression over the whole path, such as `"/files/(?<id>[0-9]+)"`; its groups are captures.
-    pub path_regex: Option<String>,
-    /// Methods, such as `["GET", "HEAD"]`. Default: all.
-    pub methods: Option<Vec<String>>,
-    /// Headers that must be there: `true`, or the value that one of them must have.
-    pub headers: BTreeMap<String, RawValueMatch>,
-    /// Query parameters that must be there: `true`, or the value (after percent-decoding).
-    pub query: BTreeMap<String, RawValueMatch>,
-    /// Cookies that must be there: `true`, or the value.
-    pub cookies: BTreeMap<String, RawValueMatch>,
-    /// Networks that the client's address must be in.
-    pub client_address: Option<Vec<Cidr>>,
-    /// Goes before the most-specific-first order; higher is asked earlier.
-    #[schemars(extend("default" = 0))]
-    pub priority: Option<i32>,
-    /// Where the path fits and another condition fails: go on to the next route instead of answering 405 or 404.
-    #[schemars(extend("default" = false))]
-    pub fall_through: Option<bool>,
-    /// Policies of this route, by name, after the site's.
-    pub policies: Vec<Name>,
-    /// Policies of the site that do not apply here, by name.
-    pub without: Vec<Name>,
-
-    /// Target: an upstream, by name.
-    pub upstream: Option<Name>,
-    /// Target: endpoints of an upstream that only this route has.
-    pub endpoints: Option<Vec<RawEndpoint>>,
-    /// Target: a rollout, by name. This version has none yet and refuses it.
-    pub rollout: Option<Name>,
-    /// Target: a redirect.
-    pub redirect: Option<RawRedirect>,
-    /// Target: an answer given here.
-    pub respond: Option<RawRespond>,
-    /// Target: files. This version has none yet and refuses it.
-    pub files: Option<PathBuf>,
-
-    /// Changes of path and host towards the upstream.
-    pub rewrite: Option<RawRewrite>,
-    /// Timeouts of this route; they go before the upstream's.
-    pub timeouts: Option<RawTimeouts>,
-    /// The largest request body: 413 over it. `"0"` means no body at all.
-    #[schemars(extend("default" = defaults::BODY_SIZE.to_string()))]
-    pub max_body: Option<ByteSize>,
-}
-
-/// A condition on a value, as written: `true` (it is there) or its text.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RawValueMatch {
-    /// `true`: it is there; `false`: it is not.
-    Present(bool),
-    /// It has this value.
-    Equals(String),
-}
-
-deserialize_by_form!(
-    RawValueMatch,
-    "true (it must be there) or the text it must have",
-    { bool => Present, text => Equals }
-);
-
-/// A redirect, as written: its target, or a table.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RawRedirect {
-    /// `"https://www.example.com{path}{query}"`.
-    To(String),
-    /// With a status.
-    Table(RawRedirectTable),
-}
-
-deserialize_by_form!(
-    RawRedirect,
-    "a target such as \"https://example.com/{1}\", or { to = \"…\", status = 308 }",
-    { text => To, table => Table }
-);
-
-/// A redirect as a table.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RawRedirectTable {
-    /// Where to. `{path}`, `{query}` (with its `?`), `{host}`, `{scheme}` and the captures `{1}`, `{name}` are filled in.
-    pub to: String,
-    /// 301, 302, 303, 307 or 308.
-    #[serde(default)]
-    #[schemars(extend("default" = 308))]
-    pub status: Option<u16>,
-}
-
-/// An answer given here, as written.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRespond {
-    /// Its status.
-    #[schemars(extend("default" = 200))]
-    pub status: Option<u16>,
-    /// Its headers. `Content-Type` is `text/plain; charset=utf-8` unless it stands here.
-    pub headers: BTreeMap<String, String>,
-    /// Its body.
-    pub body: Option<String>,
-    /// A file with its body, at most 1 MiB, read when the configuration is loaded.
-    pub file: Option<PathBuf>,
-}
-
-/// Changes towards the upstream, as written.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRewrite {
-    /// The new path, with captures: `"/v2/{1}"`. The query stays.
-    pub path: Option<String>,
-    /// Takes this prefix of whole segments off the path: `/api/x` becomes `/x`.
-    pub strip_prefix: Option<String>,
-    /// The Host header that the endpoint sees.
-    pub host: Option<String>,
-}
 
 /// A route, parsed.
 #[derive(Clone, Debug)]

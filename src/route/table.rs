@@ -1,7 +1,8 @@
 //! Look-up of hosts and routes: hashes and one set of expressions, never a walk over all of them.
 //!
-//! Place: right after the request's path was normalised. Most specific first: exact path, longest prefix, expression;
-//! then the number of other conditions; then the name. `priority` goes before all of it.
+//! Place: right after the request's path was normalised. Most specific first: exact path, longest prefix, expression, and
+//! last the prefix `/`, which takes every path; then the number of other conditions; then the name. `priority` goes
+//! before all of it. Why `/` stands last: docs/adr/0007-catch-all-last.md.
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -264,7 +265,8 @@ impl LevelBuilder {
 }
 
 impl Level {
-    /// The groups whose path fits, most specific first: one hash for the whole path, one for each of its prefixes.
+    /// The groups whose path fits, most specific first: one hash for the whole path, one for each of its prefixes, the
+    /// expressions, and last the prefix that takes every path.
     fn groups<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Group> {
         let exact = self.exact.get(path);
         let prefixes = prefixes(path)
@@ -278,7 +280,7 @@ impl Level {
         let expressions = matches.into_iter().flat_map(|matches| {
             matches.into_iter().filter_map(|index| self.expression_groups.get(index))
         });
-        exact.into_iter().chain(prefixes).chain(expressions)
+        exact.into_iter().chain(prefixes).chain(expressions).chain(self.prefix.get(""))
     }
 }
 
@@ -407,7 +409,7 @@ mod tests {
             rule("api", prefix("/api")),
             rule("api-v2", prefix("/api/v2")),
             rule("one", exact("/api/one")),
-            rule("files", regex("/files/([0-9]+)")),
+            rule("files", regex("(/api)?/files/([0-9]+)")),
             rule("slash", exact("/api/")),
         ])
         .unwrap();

@@ -70,9 +70,20 @@ impl Control for AdminControl {
                     routes: site.routes.iter().map(|route| route.name.to_string()).collect(),
                 })
                 .collect(),
-            upstreams: snapshot.upstreams.iter().map(|upstream| upstream_status(upstream.status())).collect(),
+            upstreams: snapshot
+                .upstreams
+                .iter()
+                .map(|upstream| upstream_status(upstream.status()))
+                .collect(),
             certificates: certificates(&snapshot),
-            routes: core.live.metrics.routes().into_iter().filter(|route| !route.route.is_empty()).map(route_status).collect(),
+            routes: core
+                .live
+                .metrics
+                .routes()
+                .into_iter()
+                .filter(|route| !route.route.is_empty())
+                .map(route_status)
+                .collect(),
         }
     }
 
@@ -97,10 +108,14 @@ impl Control for AdminControl {
         let reloading = self.0.control.spawn(async move { core.reload(Trigger::Api).await });
         Box::pin(async move {
             match reloading.await {
-                Ok(Ok(taken)) if taken.is_new => ReloadOutcome::Taken { generation: taken.generation },
+                Ok(Ok(taken)) if taken.is_new => {
+                    ReloadOutcome::Taken { generation: taken.generation }
+                }
                 Ok(Ok(taken)) => ReloadOutcome::Unchanged { generation: taken.generation },
                 Ok(Err(refusal)) => ReloadOutcome::Refused { problems: refusal.report.to_json() },
-                Err(error) => ReloadOutcome::Refused { problems: serde_json::json!([{ "message": error.to_string() }]) },
+                Err(error) => ReloadOutcome::Refused {
+                    problems: serde_json::json!([{ "message": error.to_string() }]),
+                },
             }
         })
     }
@@ -114,7 +129,10 @@ fn listeners(core: &Core, config: &Config) -> Vec<ListenerStatus> {
         .map(|(name, address)| ListenerStatus {
             address: address.to_string(),
             tls: config.listeners.iter().any(|listener| listener.name == name && listener.tls),
-            connections: connections.iter().find(|(other, _)| *other == name).map_or(0, |(_, open)| *open as u64),
+            connections: connections
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map_or(0, |(_, open)| *open as u64),
             name: name.to_string(),
         })
         .collect()

@@ -21,7 +21,9 @@ pub(super) fn listener_set(
     ListenerSet::new(
         workers,
         metrics.clone(),
-        Arc::new(move |listener, server_name, local| for_tls.load().tls_for(listener, server_name, local)),
+        Arc::new(move |listener, server_name, local| {
+            for_tls.load().tls_for(listener, server_name, local)
+        }),
         Arc::new(move |address| {
             for_trust.load().trusted_proxies.iter().any(|network| network.contains(address))
         }),

@@ -154,7 +154,9 @@ impl Edge {
             config::load_last_good(&config::state_dir_of(&options.config))
         };
         match last_good {
-            Ok(Some(loaded)) => Ok(Prepared { options, loaded, broken: Some(report), changed, watcher }),
+            Ok(Some(loaded)) => {
+                Ok(Prepared { options, loaded, broken: Some(report), changed, watcher })
+            }
             Ok(None) => Err(StartError::Configuration(Box::new(report))),
             Err(error) => {
                 warn!(%error, "there is no last good configuration to serve instead");
@@ -191,16 +193,19 @@ impl Edge {
         let config = Arc::new(loaded.config.clone());
         let blueprint = snapshot::compile(&config, Leniency::DisableSites, &mut problems);
         let report = loaded.report_of(problems);
-        let Some(blueprint) = blueprint else { return Err(StartError::Configuration(Box::new(report))) };
+        let Some(blueprint) = blueprint else {
+            return Err(StartError::Configuration(Box::new(report)));
+        };
         for diagnostic in report.diagnostics() {
             warn!("{diagnostic}");
         }
         let first = live.attach(blueprint)?;
         let upstreams = first.upstreams.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
-        let threads = config.server.threads.map_or_else(available_threads, |threads| threads as usize);
-        let workers =
-            Workers::start(config.server.workers, threads, &snapshot, &metrics).map_err(StartError::Runtime)?;
+        let threads =
+            config.server.threads.map_or_else(available_threads, |threads| threads as usize);
+        let workers = Workers::start(config.server.workers, threads, &snapshot, &metrics)
+            .map_err(StartError::Runtime)?;
         let listeners = listening::listener_set(workers.list(), &metrics, &snapshot);
         let admin = match &config.admin.address {
             None => None,
@@ -220,7 +225,8 @@ impl Edge {
         });
         core.live.metrics.config_in_sync(broken.is_none());
         core.live.metrics.generation(core.snapshot.load().generation);
-        core.bind_first(&config, &loaded).map_err(|report| StartError::Configuration(Box::new(report)))?;
+        core.bind_first(&config, &loaded)
+            .map_err(|report| StartError::Configuration(Box::new(report)))?;
         if let Some((server, token)) = admin {
             control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token));
         }
@@ -228,7 +234,13 @@ impl Edge {
             core.keep_as_last_good(loaded);
         }
         start_tasks(&core, upstreams, changed);
-        Ok(EdgeHandle { core, control: Some(control), workers: Some(workers), watcher, admin: bound_admin })
+        Ok(EdgeHandle {
+            core,
+            control: Some(control),
+            workers: Some(workers),
+            watcher,
+            admin: bound_admin,
+        })
     }
 }
 
@@ -264,7 +276,8 @@ fn bind_admin(
 fn start_tasks(core: &Arc<Core>, upstreams: Vec<Arc<Upstream>>, changed: Arc<Notify>) {
     let waiting = core.clone();
     core.control.spawn(async move {
-        let probed = futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
+        let probed =
+            futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
         // A dead upstream must not take the edge out: the wait has an end.
         drop(tokio::time::timeout(FIRST_PROBES, probed).await);
         waiting.set_phase(Phase::Ready);
@@ -302,13 +315,24 @@ impl EdgeHandle {
     /// Listeners that speak TLS, by name.
     pub fn tls_listeners(&self) -> Vec<String> {
         let config = self.core.config();
-        config.listeners.iter().filter(|listener| listener.tls).map(|listener| listener.name.to_string()).collect()
+        config
+            .listeners
+            .iter()
+            .filter(|listener| listener.tls)
+            .map(|listener| listener.name.to_string())
+            .collect()
     }
 
     /// Exact host names of the sites on `listener`, for a hint on what to try.
     pub fn hosts(&self) -> Vec<String> {
         let config = self.core.config();
-        config.sites.iter().flat_map(|site| &site.hosts).map(ToString::to_string).filter(|host| !host.starts_with('*')).collect()
+        config
+            .sites
+            .iter()
+            .flat_map(|site| &site.hosts)
+            .map(ToString::to_string)
+            .filter(|host| !host.starts_with('*'))
+            .collect()
     }
 
     /// Where the admin listener is bound.
@@ -383,6 +407,8 @@ async fn drain_all(core: &Core) {
     }
     match core.listeners.connections() {
         0 => info!("drained"),
-        left => warn!(connections = left, "the drain time is over; the last connections are closed"),
+        left => {
+            warn!(connections = left, "the drain time is over; the last connections are closed")
+        }
     }
 }

@@ -70,7 +70,8 @@ impl Core {
     fn report_refusal(&self, refusal: &Refusal, trigger: Trigger, now: SystemTime) {
         self.live.metrics.reloaded(ReloadResult::Refused, now);
         self.live.metrics.config_in_sync(false);
-        let problems: Vec<String> = refusal.report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect();
+        let problems: Vec<String> =
+            refusal.report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect();
         error!(
             ?trigger,
             errors = refusal.report.errors(),
@@ -135,7 +136,8 @@ impl Core {
                 return Err(refused(&loaded, problems));
             }
         };
-        let probed = futures_util::future::join_all(next.upstreams.iter().map(|upstream| upstream.probed()));
+        let probed =
+            futures_util::future::join_all(next.upstreams.iter().map(|upstream| upstream.probed()));
         // An endpoint that was not probed in time serves where none is healthy.
         drop(tokio::time::timeout(config.reload.warm_up, probed).await);
         let generation = next.generation;
@@ -146,7 +148,9 @@ impl Core {
         if let Some(logging) = &self.options.logging {
             logging.set_level(config.log_level);
         }
-        for diagnostic in loaded.report.diagnostics().chain(loaded.report_of(problems).diagnostics()) {
+        for diagnostic in
+            loaded.report.diagnostics().chain(loaded.report_of(problems).diagnostics())
+        {
             warn!("{diagnostic}");
         }
         let now = SystemTime::now();
@@ -206,9 +210,9 @@ fn report_binds(failures: &[(crate::types::Name, std::io::Error)], problems: &mu
         let problem = problems.error(&path, format!("the address can't be bound: {error}"));
         match error.kind() {
             std::io::ErrorKind::AddrInUse => problem.help("another process listens there"),
-            std::io::ErrorKind::PermissionDenied => {
-                problem.help("ports under 1024 need CAP_NET_BIND_SERVICE, or root; or choose a higher one")
-            }
+            std::io::ErrorKind::PermissionDenied => problem.help(
+                "ports under 1024 need CAP_NET_BIND_SERVICE, or root; or choose a higher one",
+            ),
             _ => problem,
         };
     }
@@ -226,7 +230,10 @@ fn refuse_fixed(new: &Config, old: &Config, problems: &mut Problems) {
     for (section, key, is_changed) in fixed {
         if is_changed {
             problems
-                .error(&KeyPath::of(&[section, key]), format!("`{section}.{key}` can't change while the edge runs"))
+                .error(
+                    &KeyPath::of(&[section, key]),
+                    format!("`{section}.{key}` can't change while the edge runs"),
+                )
                 .help("restart the edge, or take the change back");
         }
     }

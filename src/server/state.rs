@@ -73,9 +73,13 @@ impl InForce {
     /// At the start; `broken` says why the last good configuration stands in for the file.
     pub(super) fn first(loaded: &Loaded, config: Arc<Config>, broken: Option<&Report>) -> Self {
         let now = SystemTime::now();
-        let problems =
-            broken.map(|report| report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect());
-        let last = problems.map(|problems| LastReload { at: now, result: ReloadResult::Refused, problems });
+        let problems = broken
+            .map(|report| report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect());
+        let last = problems.map(|problems| LastReload {
+            at: now,
+            result: ReloadResult::Refused,
+            problems,
+        });
         Self { config, hash: loaded.hash, since: now, is_in_sync: broken.is_none(), last }
     }
 }

@@ -62,7 +62,9 @@ impl Workers {
                     .enable_all()
                     .build()?;
                 let engine = Engine::new(threads, snapshot, metrics);
-                workers.list.push(Worker { handle: runtime.handle().clone(), engine: Arc::new(engine) });
+                workers
+                    .list
+                    .push(Worker { handle: runtime.handle().clone(), engine: Arc::new(engine) });
                 workers.shared = Some(runtime);
             }
             WorkerLayout::PerCore => {
@@ -96,20 +98,23 @@ impl Workers {
     }
 }
 
-fn single_threaded(number: usize) -> io::Result<(Handle, oneshot::Sender<()>, thread::JoinHandle<()>)> {
+fn single_threaded(
+    number: usize,
+) -> io::Result<(Handle, oneshot::Sender<()>, thread::JoinHandle<()>)> {
     let (stop, stopped) = oneshot::channel::<()>();
     let (tell, told) = mpsc::sync_channel(1);
-    let thread = thread::Builder::new().name(format!("tidegate-worker-{number}")).spawn(move || {
-        match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => {
-                drop(tell.send(Ok(runtime.handle().clone())));
-                // It ends when the sender is dropped.
-                drop(runtime.block_on(stopped));
-                runtime.shutdown_timeout(Duration::from_secs(1));
+    let thread =
+        thread::Builder::new().name(format!("tidegate-worker-{number}")).spawn(move || {
+            match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => {
+                    drop(tell.send(Ok(runtime.handle().clone())));
+                    // It ends when the sender is dropped.
+                    drop(runtime.block_on(stopped));
+                    runtime.shutdown_timeout(Duration::from_secs(1));
+                }
+                Err(error) => drop(tell.send(Err(error))),
             }
-            Err(error) => drop(tell.send(Err(error))),
-        }
-    })?;
+        })?;
     let handle = told.recv().map_err(|_| io::Error::other("a worker ended while it started"))??;
     Ok((handle, stop, thread))
 }
@@ -137,7 +142,10 @@ impl Engine {
 impl Serve for Engine {
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let digest = stream.get_proxy_digest();
-        let limits = digest.as_ref().and_then(ConnectionInfo::of_proxy_digest).map(|connection| connection.limits());
+        let limits = digest
+            .as_deref()
+            .and_then(ConnectionInfo::of_proxy_digest)
+            .map(|connection| connection.limits());
         let mut options = HttpServerOptions::default();
         let mut h2 = pingora_core::protocols::http::v2::server::default_h2_options();
         if let Some(limits) = limits {

@@ -27,7 +27,6 @@ use crate::{
 };
 
 /// What outlives snapshots. One an edge.
-#[derive(Debug)]
 pub struct Live {
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
@@ -88,11 +87,17 @@ impl Live {
             sites.push(Arc::new(self.attach_site(site)?));
             bindings.push(binding);
         }
-        let upstreams = blueprint.upstreams.into_iter().map(|upstream| self.upstreams.attach(upstream)).collect();
+        let upstreams = blueprint
+            .upstreams
+            .into_iter()
+            .map(|upstream| self.upstreams.attach(upstream))
+            .collect();
         let listeners = config
             .listeners
             .iter()
-            .map(|listener| (listener.name.clone(), listener_table(&config, listener, &sites, &bindings)))
+            .map(|listener| {
+                (listener.name.clone(), listener_table(&config, listener, &sites, &bindings))
+            })
             .collect();
         Ok(Snapshot {
             generation: self.generation.fetch_add(1, Ordering::Relaxed) + 1,
@@ -126,7 +131,11 @@ impl Live {
 
     fn attach_site(&self, site: SiteBlueprint) -> Result<Site, AttachError> {
         let tls = match site.tls {
-            Some(tls) => Some(self.tls.attach(tls).map_err(|source| AttachError::Tls { site: site.name.clone(), source })?),
+            Some(tls) => Some(
+                self.tls
+                    .attach(tls)
+                    .map_err(|source| AttachError::Tls { site: site.name.clone(), source })?,
+            ),
             None => None,
         };
         Ok(Site {
@@ -166,10 +175,17 @@ impl Live {
 
 type Binding = (Vec<crate::types::HostPattern>, Vec<Name>);
 
-fn listener_table(config: &Config, listener: &ListenerConfig, sites: &[Arc<Site>], bindings: &[Binding]) -> ListenerTable {
+fn listener_table(
+    config: &Config,
+    listener: &ListenerConfig,
+    sites: &[Arc<Site>],
+    bindings: &[Binding],
+) -> ListenerTable {
     let mut hosts = HostTable::default();
-    let tls_listeners: HashMap<&Name, bool> = config.listeners.iter().map(|l| (&l.name, l.tls)).collect();
-    let is_on_tls = |names: &[Name]| names.iter().any(|name| tls_listeners.get(name) == Some(&true));
+    let tls_listeners: HashMap<&Name, bool> =
+        config.listeners.iter().map(|l| (&l.name, l.tls)).collect();
+    let is_on_tls =
+        |names: &[Name]| names.iter().any(|name| tls_listeners.get(name) == Some(&true));
     let mut is_named = false;
     for (site, (patterns, names)) in sites.iter().zip(bindings) {
         if names.contains(&listener.name) {
@@ -199,7 +215,11 @@ fn listener_table(config: &Config, listener: &ListenerConfig, sites: &[Arc<Site>
         // The handshake must end well for a 404 to be told: the first site's certificate has to do.
         UnknownHost::NotFound => (
             Unknown::NotFound,
-            sites.iter().zip(bindings).filter(|(_, (_, names))| names.contains(&listener.name)).find_map(|(site, _)| site.tls.clone()),
+            sites
+                .iter()
+                .zip(bindings)
+                .filter(|(_, (_, names))| names.contains(&listener.name))
+                .find_map(|(site, _)| site.tls.clone()),
         ),
     };
     ListenerTable { hosts, unknown, default_tls, limits: listener.limits }

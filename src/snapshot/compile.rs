@@ -10,7 +10,10 @@ use super::site::{StaticAnswer, StaticBody};
 use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
     policy::{Chain, Headers, Kind, Policy},
-    route::{MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RouteConfig, RouteRule, RouteTable, TargetConfig, Template},
+    route::{
+        MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RouteConfig, RouteRule, RouteTable,
+        TargetConfig, Template,
+    },
     tls::{self, TlsBlueprint},
     types::{KeyPath, Name, Problems},
     upstream::{self, Timeouts},
@@ -66,10 +69,16 @@ pub(super) enum TargetBlueprint {
 }
 
 /// Compiles `config`. Reports every problem; `None` where one of them is an error.
-pub fn compile(config: &Arc<Config>, leniency: Leniency, problems: &mut Problems) -> Option<Blueprint> {
+pub fn compile(
+    config: &Arc<Config>,
+    leniency: Leniency,
+    problems: &mut Problems,
+) -> Option<Blueprint> {
     let mut found = Problems::new();
-    let upstreams: Vec<_> = config.upstreams.iter().map(|upstream| upstream::compile(upstream, &mut found)).collect();
-    let indices: HashMap<&Name, usize> = config.upstreams.iter().enumerate().map(|(i, u)| (&u.name, i)).collect();
+    let upstreams: Vec<_> =
+        config.upstreams.iter().map(|upstream| upstream::compile(upstream, &mut found)).collect();
+    let indices: HashMap<&Name, usize> =
+        config.upstreams.iter().enumerate().map(|(i, u)| (&u.name, i)).collect();
     let policies = build_policies(config);
     let mut sites = Vec::with_capacity(config.sites.len());
     for site in &config.sites {
@@ -80,14 +89,21 @@ pub fn compile(config: &Arc<Config>, leniency: Leniency, problems: &mut Problems
     if has_errors {
         return None;
     }
-    Some(Blueprint { config: config.clone(), sites, upstreams: upstreams.into_iter().flatten().collect() })
+    Some(Blueprint {
+        config: config.clone(),
+        sites,
+        upstreams: upstreams.into_iter().flatten().collect(),
+    })
 }
 
 type Policies<'a> = HashMap<&'a Name, Vec<(Kind, Arc<dyn Policy>)>>;
 
 fn build_policies(config: &Config) -> Policies<'_> {
     let build = |policy: &crate::policy::PolicyConfig| {
-        let headers = policy.headers.clone().map(|headers| (Kind::Headers, Arc::new(Headers::new(headers)) as Arc<dyn Policy>));
+        let headers = policy
+            .headers
+            .clone()
+            .map(|headers| (Kind::Headers, Arc::new(Headers::new(headers)) as Arc<dyn Policy>));
         headers.into_iter().collect()
     };
     config.policies.iter().map(|policy| (&policy.name, build(policy))).collect()
@@ -99,7 +115,12 @@ fn listeners_of(config: &Config, site: &SiteConfig) -> Vec<Name> {
         return names.clone();
     }
     let has_tls = config.listeners.iter().any(|listener| listener.tls);
-    config.listeners.iter().filter(|listener| listener.tls == has_tls).map(|listener| listener.name.clone()).collect()
+    config
+        .listeners
+        .iter()
+        .filter(|listener| listener.tls == has_tls)
+        .map(|listener| listener.name.clone())
+        .collect()
 }
 
 fn compile_site(
@@ -111,8 +132,10 @@ fn compile_site(
     problems: &mut Problems,
 ) -> Option<SiteBlueprint> {
     let listeners = listeners_of(config, site);
-    let on_tls = config.listeners.iter().any(|listener| listener.tls && listeners.contains(&listener.name));
-    let (tls, is_disabled) = if on_tls { compile_tls(site, leniency, problems) } else { (None, false) };
+    let on_tls =
+        config.listeners.iter().any(|listener| listener.tls && listeners.contains(&listener.name));
+    let (tls, is_disabled) =
+        if on_tls { compile_tls(site, leniency, problems) } else { (None, false) };
     let chain_of = |names: &mut dyn Iterator<Item = &Name>| {
         Chain::new(names.filter_map(|name| policies.get(name)).flatten().cloned().collect())
     };
@@ -120,7 +143,9 @@ fn compile_site(
     for route in &site.routes {
         let kept = site.policies.iter().filter(|name| !route.without.contains(name));
         let chain = chain_of(&mut kept.chain(&route.policies));
-        let Some(blueprint) = compile_route(config, site, route, chain, indices, problems) else { continue };
+        let Some(blueprint) = compile_route(config, site, route, chain, indices, problems) else {
+            continue;
+        };
         rules.push(RouteRule {
             name: route.name.to_string(),
             path: route.path_match.clone(),
@@ -134,7 +159,10 @@ fn compile_site(
         Ok(routes) => routes,
         Err(error) => {
             problems
-                .error(&site.path.key("routes"), format!("the regular expressions of this site are too large together: {error}"))
+                .error(
+                    &site.path.key("routes"),
+                    format!("the regular expressions of this site are too large together: {error}"),
+                )
                 .at_key();
             return None;
         }
@@ -157,14 +185,22 @@ fn compile_site(
 }
 
 /// The site's TLS, and whether the site is disabled for want of it.
-fn compile_tls(site: &SiteConfig, leniency: Leniency, problems: &mut Problems) -> (Option<TlsBlueprint>, bool) {
+fn compile_tls(
+    site: &SiteConfig,
+    leniency: Leniency,
+    problems: &mut Problems,
+) -> (Option<TlsBlueprint>, bool) {
     let path = site.path.key("certificate");
     let mut found = Problems::new();
-    let compiled = tls::compile(&site.name, &site.certificate, &site.hosts, &site.tls, &path, &mut found);
+    let compiled =
+        tls::compile(&site.name, &site.certificate, &site.hosts, &site.tls, &path, &mut found);
     let is_disabled = compiled.is_none() || found.has_errors();
     for problem in found {
         if leniency == Leniency::DisableSites && problem.severity == crate::types::Severity::Error {
-            problems.warning(&problem.path, format!("{}; the site does not serve until this is mended", problem.message));
+            problems.warning(
+                &problem.path,
+                format!("{}; the site does not serve until this is mended", problem.message),
+            );
         } else {
             problems.push(problem);
         }
@@ -209,7 +245,11 @@ fn compile_route(
     })
 }
 
-fn compile_error_page(page: &ErrorPageConfig, site: &KeyPath, problems: &mut Problems) -> Option<(u16, StaticBody)> {
+fn compile_error_page(
+    page: &ErrorPageConfig,
+    site: &KeyPath,
+    problems: &mut Problems,
+) -> Option<(u16, StaticBody)> {
     let path = site.key("error_pages").key(&page.status.to_string()).key("file");
     let bytes = read_body(&page.body, &path, problems)?;
     Some((page.status, StaticBody { content_type: page.content_type.clone(), bytes }))
@@ -221,10 +261,15 @@ fn read_body(body: &RespondBody, path: &KeyPath, problems: &mut Problems) -> Opt
         RespondBody::File(file) => file,
     };
     let size = std::fs::metadata(file).map(|metadata| metadata.len());
-    match size.and_then(|size| if size > MAX_RESPOND_FILE_BYTES { Ok(None) } else { std::fs::read(file).map(Some) }) {
+    match size.and_then(|size| {
+        if size > MAX_RESPOND_FILE_BYTES { Ok(None) } else { std::fs::read(file).map(Some) }
+    }) {
         Ok(Some(bytes)) => Some(Bytes::from(bytes)),
         Ok(None) => {
-            problems.error(path, format!("{} is larger than 1 MiB, the most that is kept in memory", file.display()));
+            problems.error(
+                path,
+                format!("{} is larger than 1 MiB, the most that is kept in memory", file.display()),
+            );
             None
         }
         Err(error) => {

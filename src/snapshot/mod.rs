@@ -7,11 +7,7 @@ mod attach;
 mod compile;
 mod site;
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use foldhash::fast::RandomState;
 
@@ -95,7 +91,12 @@ pub enum TlsChoice {
 
 impl Snapshot {
     /// What a handshake on `listener` gets that asks for `server_name` (lower case), or for no name at the address `local`.
-    pub fn tls_for(&self, listener: &str, server_name: Option<&str>, local: Option<IpAddr>) -> TlsChoice {
+    pub fn tls_for(
+        &self,
+        listener: &str,
+        server_name: Option<&str>,
+        local: Option<IpAddr>,
+    ) -> TlsChoice {
         let Some(table) = self.listeners.get(listener) else { return TlsChoice::Refuse };
         let by_host = |host: &str| match table.hosts.find(host) {
             Some(HostEntry::Site(site)) => Some(site.tls.clone()),

@@ -3,6 +3,3 @@
 mod config;
 
 pub use config::{CertificateSource, RawCertificate, RawTls, TlsPolicy, TlsPreset};
-
-mod stub;
-pub use stub::*;

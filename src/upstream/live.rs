@@ -17,11 +17,12 @@ use crate::{
 
 use super::{
     Blueprint, Upstream,
-    config::{HealthCheckConfig, UpstreamProtocol},
+    config::HealthCheckConfig,
     discovery::{AddressSet, Static},
     dns::{Dns, SharedResolver},
     endpoint::Endpoint,
     health::Health,
+    raw::UpstreamProtocol,
     set::EndpointSet,
     tls::TlsIdentity,
 };
@@ -47,6 +48,12 @@ pub struct Live {
     /// By host and port: upstreams that name the same host resolve it once.
     names: Registry<(Arc<str>, u16), AddressSet>,
     turns: Registry<Name, AtomicU64>,
+}
+
+impl std::fmt::Debug for Live {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("endpoints", &self.endpoint_count()).finish_non_exhaustive()
+    }
 }
 
 impl Live {

@@ -14,6 +14,7 @@ mod keep_alive;
 mod live;
 mod peer;
 mod probe;
+mod raw;
 mod set;
 mod status;
 mod task;
@@ -31,10 +32,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 
 pub use config::{
-    Balance, EndpointConfig, HealthCheckConfig, HealthCheckKind, MAX_TRIES, RawEndpoint,
-    RawEndpointTable, RawHealthCheck, RawHealthCheckTable, RawRetries, RawStatuses, RawTimeouts,
-    RawUpstream, RawUpstreamTls, RawUpstreamTlsTable, Timeouts, UpstreamConfig, UpstreamProtocol,
-    UpstreamTlsConfig,
+    EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig, UpstreamTlsConfig,
 };
 pub use discovery::{Discovered, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::{Dns, SharedResolver};
@@ -42,6 +40,11 @@ pub use endpoint::{Endpoint, InFlight, Tried};
 pub use health::Verdict;
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
+pub use raw::{
+    Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawHealthCheck, RawHealthCheckTable,
+    RawRetries, RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls, RawUpstreamTlsTable,
+    UpstreamProtocol,
+};
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 
 use crate::types::{EndpointAddress, Problems};
@@ -55,6 +58,12 @@ pub struct Blueprint {
     tls: Option<Arc<UpstreamTls>>,
     /// TLS of the probes, where there are any.
     probe_tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl std::fmt::Debug for Blueprint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Blueprint").field("name", &self.config.name).finish_non_exhaustive()
+    }
 }
 
 /// Compiles an upstream. Reads the file of authorities, and starts nothing.
@@ -135,6 +144,12 @@ pub enum NoEndpoint {
 pub struct Upstream {
     config: Arc<UpstreamConfig>,
     set: Arc<EndpointSet>,
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Upstream").field("name", &self.config.name).finish_non_exhaustive()
+    }
 }
 
 impl Upstream {

@@ -13,8 +13,9 @@ use pingora_core::{protocols::TcpKeepalive, upstreams::peer::HttpPeer};
 use crate::types::{EndpointAddress, defaults};
 
 use super::{
-    config::{Timeouts, UpstreamConfig, UpstreamProtocol},
+    config::{Timeouts, UpstreamConfig},
     endpoint::Endpoint,
+    raw::UpstreamProtocol,
     tls::UpstreamTls,
 };
 
@@ -152,8 +153,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        upstream::RawUpstream,
         types::{KeyPath, Problems},
-        upstream::config::{RawUpstream, UpstreamTlsConfig},
+        upstream::config::UpstreamTlsConfig,
     };
 
     fn config(text: &str) -> UpstreamConfig {

@@ -23,7 +23,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::types::EndpointAddress;
 
-use super::config::{HealthCheckConfig, HealthCheckKind, UpstreamProtocol};
+use super::{
+    config::HealthCheckConfig,
+    raw::{HealthCheckKind, UpstreamProtocol},
+};
 
 /// The most of a body that is looked at, in bytes.
 const MAX_BODY_BYTES: usize = 64 << 10;

@@ -16,13 +16,14 @@ use crate::types::EndpointAddress;
 
 use super::{
     Blueprint, NoEndpoint, Picked, balance,
-    config::{Balance, EndpointConfig},
+    config::EndpointConfig,
     discovery::AddressSet,
     endpoint::{Endpoint, InFlight, Tried},
     health::{Health, Verdict},
     live::{HealthKey, Live},
     peer::{self, PeerTemplate},
     probe::{Probe, ProbeTls},
+    raw::Balance,
     status::{EndpointStatus, NameStatus, unix_seconds},
     task::TaskGuard,
     watch::Watch,

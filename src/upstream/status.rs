@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::types::Name;
 
-use super::{config::Balance, health::Verdict};
+use super::{health::Verdict, raw::Balance};
 
 /// An upstream as it is now.
 #[derive(Clone, Debug, Serialize)]

@@ -23,7 +23,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::config::{UpstreamProtocol, UpstreamTlsConfig};
+use super::{config::UpstreamTlsConfig, raw::UpstreamProtocol};
 
 /// The largest file of authorities, in bytes. The system's whole bundle is a quarter of it.
 const MAX_CA_BYTES: u64 = 1 << 20;

@@ -20,3 +20,4 @@ mod harness_origin;
 mod layers;
 mod reference;
 mod reference_metrics;
+mod smoke;

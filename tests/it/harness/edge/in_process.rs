@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use tidegate::server::{self, EdgeHandle, Options};
+
 use super::Reloaded;
-use server::{EdgeHandle, Options};
 
 /// A running edge in the test process. Dropped, it is stopped.
 pub(super) struct InProcess {
@@ -48,51 +49,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = source.source();
     }
     text
-}
-
-/// The shape of `tidegate::server`, until it exists; then `use tidegate::server` takes its place.
-mod server {
-    use std::path::{Path, PathBuf};
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("this build has no server to run {0}")]
-    pub(super) struct StartError(PathBuf);
-
-    pub(super) struct Options {
-        config: PathBuf,
-    }
-
-    impl Options {
-        pub(super) fn new(config: impl AsRef<Path>) -> Self {
-            Self { config: config.as_ref().to_owned() }
-        }
-    }
-
-    pub(super) struct Edge;
-
-    impl Edge {
-        pub(super) fn start(options: Options) -> Result<EdgeHandle, StartError> {
-            Err(StartError(options.config))
-        }
-    }
-
-    pub(super) enum EdgeHandle {}
-
-    impl EdgeHandle {
-        pub(super) fn listeners(&self) -> Vec<(String, String)> {
-            match *self {}
-        }
-
-        pub(super) fn admin_address(&self) -> Option<String> {
-            match *self {}
-        }
-
-        pub(super) fn reload(&self) -> Result<u64, String> {
-            match *self {}
-        }
-
-        pub(super) fn shutdown(self, _drain: bool) {
-            match self {}
-        }
-    }
 }

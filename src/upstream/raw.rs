@@ -1,0 +1,225 @@
+//! `[upstreams.<name>]` and `[upstream_defaults]` as they are written; `config.rs` parses them.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{EndpointAddress, HumanDuration, Name, defaults, deserialize_by_form};
+
+/// `[upstreams.<name>]`: a set of endpoints with one way of balancing, health and TLS.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawUpstream {
+    /// The endpoints: `"10.0.0.11:8080"`, `"app.internal:8080"` (resolved by DNS), `"unix:/run/app.sock"`,
+    /// or `{ address = "10.0.0.11:8080", weight = 2 }`.
+    pub endpoints: Option<Vec<RawEndpoint>>,
+    /// Takes every key that does not stand here from another upstream.
+    pub like: Option<Name>,
+    /// How a request finds its endpoint.
+    #[schemars(extend("default" = "least-conn"))]
+    pub balance: Option<Balance>,
+    /// The protocol spoken to the endpoints.
+    #[schemars(extend("default" = "http1"))]
+    pub protocol: Option<UpstreamProtocol>,
+    /// TLS to the endpoints: `true`, or a table. Verification is on.
+    pub tls: Option<RawUpstreamTls>,
+    /// Active health check: a table, or `false` for none. Without it, endpoints count as healthy.
+    pub health_check: Option<RawHealthCheck>,
+    /// Timeouts towards the endpoints; a route may set its own.
+    pub timeouts: Option<RawTimeouts>,
+    /// When a request is tried again.
+    pub retries: Option<RawRetries>,
+    /// `"keep"` sends the client's Host header on; anything else is sent in its place.
+    #[schemars(extend("default" = "keep"))]
+    pub host: Option<String>,
+    /// How long an unused connection stays in the pool. The endpoint's own `Keep-Alive` header goes before it where it is shorter.
+    #[schemars(extend("default" = defaults::POOL_IDLE.to_string()))]
+    pub pool_idle: Option<HumanDuration>,
+}
+
+/// One endpoint, as written.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawEndpoint {
+    /// Only its address.
+    Address(EndpointAddress),
+    /// With more said.
+    Table(RawEndpointTable),
+}
+
+deserialize_by_form!(
+    RawEndpoint,
+    "an address such as \"10.0.0.11:8080\", or { address = \"10.0.0.11:8080\", weight = 2 }",
+    { text => Address, table => Table }
+);
+
+/// One endpoint with its weight.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawEndpointTable {
+    /// Where it is reached.
+    pub address: EndpointAddress,
+    /// Its share of the requests, relative to the others; 0 takes it out. At most 1000.
+    #[serde(default)]
+    #[schemars(extend("default" = 1))]
+    pub weight: Option<u32>,
+}
+
+/// How a request finds its endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Each in turn, smoothly by weight, exactly.
+    RoundRobin,
+    /// The one with the fewest requests in flight per weight; ties at random.
+    #[default]
+    LeastConn,
+}
+
+/// The protocol spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: by ALPN with TLS, with prior knowledge (h2c) without.
+    Http2,
+    /// HTTP/2 where ALPN offers it, else HTTP/1.1; needs `tls`.
+    Auto,
+}
+
+/// `tls` of an upstream, as written.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawUpstreamTls {
+    /// On with verification, or off.
+    Switch(bool),
+    /// On, with more said.
+    Table(RawUpstreamTlsTable),
+}
+
+deserialize_by_form!(
+    RawUpstreamTls,
+    "true, false, or a table with server_name, ca, insecure_skip_verify",
+    { bool => Switch, table => Table }
+);
+
+/// `tls` of an upstream as a table.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawUpstreamTlsTable {
+    /// The name asked for (SNI) and verified. Default: the endpoint's host name, or its address.
+    pub server_name: Option<String>,
+    /// A PEM file of authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Accept any certificate. `check` warns about it.
+    #[schemars(extend("default" = false))]
+    pub insecure_skip_verify: Option<bool>,
+}
+
+/// `health_check`, as written.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawHealthCheck {
+    /// `false`: none (an inherited one is dropped). `true`: a TCP connect.
+    Switch(bool),
+    /// A table.
+    Table(RawHealthCheckTable),
+}
+
+deserialize_by_form!(
+    RawHealthCheck,
+    "false, or a table such as { path = \"/healthz\" }",
+    { bool => Switch, table => Table }
+);
+
+/// An active health check.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHealthCheckTable {
+    /// `http` asks for `path`; `tcp` only connects.
+    #[schemars(extend("default" = "http where `path` is set, else tcp"))]
+    pub kind: Option<HealthCheckKind>,
+    /// The path asked for.
+    pub path: Option<String>,
+    /// The Host header of the probe. Default: the endpoint's address.
+    pub host: Option<String>,
+    /// Statuses that are healthy: `"200-399"`, `"200"`, or a list of them.
+    #[schemars(extend("default" = "200-399"))]
+    pub expect_status: Option<RawStatuses>,
+    /// Text that the first 64 KiB of the body must contain.
+    pub expect_body: Option<String>,
+    /// Time between two probes of an endpoint, spread by ± 20 %.
+    #[schemars(extend("default" = defaults::HEALTH_INTERVAL.to_string()))]
+    pub interval: Option<HumanDuration>,
+    /// A probe that has not ended by then has failed.
+    #[schemars(extend("default" = defaults::HEALTH_TIMEOUT.to_string()))]
+    pub timeout: Option<HumanDuration>,
+    /// Good probes in a row that make an unhealthy endpoint healthy.
+    #[schemars(extend("default" = defaults::HEALTHY_AFTER))]
+    pub healthy_after: Option<NonZeroU32>,
+    /// Failed probes in a row that make a healthy endpoint unhealthy. The first probe of an endpoint decides at once.
+    #[schemars(extend("default" = defaults::UNHEALTHY_AFTER))]
+    pub unhealthy_after: Option<NonZeroU32>,
+    /// Another port to probe.
+    pub port: Option<u16>,
+}
+
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthCheckKind {
+    /// Asks for a path.
+    Http,
+    /// Connects (and shakes hands where the upstream has TLS).
+    Tcp,
+}
+
+/// Statuses, as written.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawStatuses {
+    /// One status.
+    Code(u16),
+    /// `"200-399"` or `"200"`.
+    Range(String),
+    /// Several of them.
+    List(Vec<RawStatuses>),
+}
+
+deserialize_by_form!(
+    RawStatuses,
+    "a status, a range such as \"200-399\", or a list of them",
+    { number => Code, text => Range, list => List }
+);
+
+/// Timeouts towards endpoints, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTimeouts {
+    /// Connecting, TLS included.
+    #[schemars(extend("default" = defaults::UPSTREAM_CONNECT.to_string()))]
+    pub connect: Option<HumanDuration>,
+    /// From the end of the request to the first byte of the answer: 504 after it.
+    #[schemars(extend("default" = defaults::UPSTREAM_FIRST_BYTE.to_string()))]
+    pub first_byte: Option<HumanDuration>,
+    /// Silence inside an answer.
+    #[schemars(extend("default" = defaults::UPSTREAM_IDLE.to_string()))]
+    pub idle: Option<HumanDuration>,
+    /// Silence on a WebSocket, an event stream or a gRPC stream.
+    #[schemars(extend("default" = defaults::STREAM_IDLE.to_string()))]
+    pub stream_idle: Option<HumanDuration>,
+    /// The whole exchange, all tries together. Not for streams. Default: none.
+    pub total: Option<HumanDuration>,
+}
+
+/// When a request is tried again, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRetries {
+    /// Tries in all, the first included: 1 turns retries off. At most 4.
+    #[schemars(extend("default" = defaults::TRIES))]
+    pub tries: Option<NonZeroU32>,
+}
