@@ -1,5 +1,58 @@
-//! TLS: certificates, the policy of a handshake, the edge's own authority.
+//! TLS towards clients: certificates, the policy of a handshake, the edge's own authority.
+//!
+//! [`compile`] checks what a site asks for and changes nothing; [`TlsLive::attach`] gives the result its live state. A
+//! handshake takes [`SiteTls::config`] of the site that the client named: the listener chooses it. A certificate changes
+//! inside that config, so neither a renewal nor a reload ends a connection. The crypto provider is always named, never
+//! the process's default. TLS towards upstreams is not here.
 
+mod blueprint;
 mod config;
+mod files;
+#[cfg(test)]
+mod fixture;
+mod internal;
+mod live;
+mod policy;
+mod store;
 
+use std::sync::{Arc, LazyLock};
+
+pub use blueprint::{TlsBlueprint, compile};
 pub use config::{CertificateSource, RawCertificate, RawTls, TlsPolicy, TlsPreset};
+pub use files::{CertificateError, CertificateNames, Fingerprint, LoadedCertificate, load_files};
+pub use internal::{AuthorityError, InternalAuthority};
+pub use live::{SiteCertificate, TlsError, TlsLive};
+pub use policy::{PolicyIdentity, SiteTls};
+use rustls::crypto::CryptoProvider;
+pub use store::{Certificate, CertificateFacts};
+
+/// The cryptography behind every handshake and key here: ring, whose suites are all forward secret and AEAD.
+fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    &PROVIDER
+}
+
+/// Seconds since 1970, as certificates count; 0 before it.
+fn unix_seconds(time: std::time::SystemTime) -> i64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A moment for people, in UTC (RFC 3339).
+fn date(unix_seconds: i64) -> String {
+    jiff::Timestamp::from_second(unix_seconds)
+        .map_or_else(|_| unix_seconds.to_string(), |time| time.to_string())
+}
+
+/// An error and its sources in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

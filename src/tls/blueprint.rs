@@ -1,0 +1,99 @@
+//! A site's TLS as configured, checked, before it has live state.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use super::{
+    config::{CertificateSource, TlsPolicy},
+    files::{CertificateError, Fingerprint, LoadedCertificate, Pair},
+};
+use crate::types::{HostPattern, KeyPath, Name, Problem, Problems};
+
+/// What [`super::TlsLive::attach`] needs to give a site its TLS.
+#[derive(Debug)]
+pub struct TlsBlueprint {
+    pub(super) site: Name,
+    pub(super) policy: TlsPolicy,
+    pub(super) certificate: CertificateBlueprint,
+}
+
+/// A certificate that is to be served.
+#[derive(Debug)]
+pub(super) enum CertificateBlueprint {
+    /// To be issued by the internal authority for these hosts, sorted.
+    Issued { source: CertificateSource, hosts: Vec<HostPattern> },
+    /// Read already.
+    Files { chain: PathBuf, key: PathBuf, content: Fingerprint, loaded: Box<LoadedCertificate> },
+}
+
+/// Reads and checks the TLS of `site`; `path` is that of its `certificate`.
+///
+/// Reads files, and changes nothing. `None` with at least one error in `problems` where there is no certificate to serve.
+pub fn compile(
+    site: &Name,
+    source: &CertificateSource,
+    hosts: &[HostPattern],
+    policy: &TlsPolicy,
+    path: &KeyPath,
+    problems: &mut Problems,
+) -> Option<TlsBlueprint> {
+    let certificate = match source {
+        // Until certificates are ordered by ACME, the internal authority stands in.
+        CertificateSource::Acme | CertificateSource::Internal => {
+            let mut hosts = hosts.to_vec();
+            hosts.sort_unstable();
+            hosts.dedup();
+            CertificateBlueprint::Issued { source: source.clone(), hosts }
+        }
+        CertificateSource::Files { chain, key } => {
+            let pair = Pair::read(chain, key);
+            let content = pair.fingerprint();
+            let loaded = match pair.load(SystemTime::now()) {
+                Ok(loaded) => Box::new(loaded),
+                Err(error) => {
+                    report(&error, path, problems);
+                    return None;
+                }
+            };
+            warn_of(&loaded, hosts, path, problems);
+            CertificateBlueprint::Files { chain: chain.clone(), key: key.clone(), content, loaded }
+        }
+    };
+    Some(TlsBlueprint { site: site.clone(), policy: policy.clone(), certificate })
+}
+
+fn report(error: &CertificateError, path: &KeyPath, problems: &mut Problems) {
+    let path = path.key(if error.is_about_key() { "key" } else { "chain" });
+    let problem: &mut Problem = problems.error(&path, super::with_sources(error));
+    if let Some(help) = error.help() {
+        problem.help(help);
+    }
+}
+
+fn warn_of(
+    loaded: &LoadedCertificate,
+    hosts: &[HostPattern],
+    path: &KeyPath,
+    problems: &mut Problems,
+) {
+    let path = path.key("chain");
+    if loaded.was_reordered {
+        problems
+            .warning(
+                &path,
+                "the certificates are in the wrong order; they are served in the right one",
+            )
+            .help("leaf first, then each one's issuer");
+    }
+    let others: Vec<String> =
+        hosts.iter().filter(|host| !loaded.names.cover(host)).map(ToString::to_string).collect();
+    if !others.is_empty() {
+        let names = if loaded.names.0.is_empty() {
+            "it has no names".to_owned()
+        } else {
+            format!("it is for {}", loaded.names.0.join(", "))
+        };
+        problems
+            .warning(&path, format!("the certificate is not for {}", others.join(", ")))
+            .help(format!("{names}; clients will not accept it for the others"));
+    }
+}
