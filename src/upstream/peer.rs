@@ -153,8 +153,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        upstream::RawUpstream,
         types::{KeyPath, Problems},
+        upstream::RawUpstream,
         upstream::config::UpstreamTlsConfig,
     };
 

@@ -36,10 +36,6 @@ const ORIGIN_USERS: [&str; 2] = ["cli", "server"];
 /// A file with more lines is split by meaning.
 const MAX_LINES: usize = 600;
 
-/// Files that are too long today, each with the lines it may have until it is split. The list only gets shorter.
-const TO_SPLIT: [(&str, usize); 2] =
-    [ ];
-
 /// Names that say nothing of what is in a module.
 const EMPTY_NAMES: [&str; 8] =
     ["common", "helper", "helpers", "manager", "misc", "shared", "util", "utils"];
@@ -221,17 +217,10 @@ fn forbidden_words(source: &Source, tokens: &[Token]) -> Vec<String> {
     problems
 }
 
-/// Whether a file is too long. One on [`TO_SPLIT`] may not grow, and leaves the list when it is short enough.
+/// Whether a file is too long.
 fn length_problem(path: &str, lines: usize) -> Option<String> {
-    let allowed = TO_SPLIT.iter().find(|(known, _)| *known == path).map(|(_, lines)| *lines);
-    match allowed {
-        Some(_) if lines <= MAX_LINES => {
-            Some(format!("{path}: {lines} lines now; take it off TO_SPLIT in tests/it/layers.rs"))
-        }
-        Some(allowed) if lines <= allowed => None,
-        None if lines <= MAX_LINES => None,
-        _ => Some(format!("{path}: {lines} lines; split it by meaning at {MAX_LINES}")),
-    }
+    (lines > MAX_LINES)
+        .then(|| format!("{path}: {lines} lines; split it by meaning at {MAX_LINES}"))
 }
 
 fn root() -> &'static Path {
@@ -363,9 +352,4 @@ fn words_in_the_wrong_place_are_found() {
 fn long_files_are_found() {
     assert_eq!(length_problem("src/a.rs", MAX_LINES), None);
     assert!(length_problem("src/a.rs", MAX_LINES + 1).is_some());
-    for (path, lines) in TO_SPLIT {
-        assert_eq!(length_problem(path, lines), None);
-        assert!(length_problem(path, lines + 1).is_some(), "it may not grow");
-        assert!(length_problem(path, MAX_LINES).is_some(), "it leaves the list");
-    }
 }
