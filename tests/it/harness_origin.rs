@@ -51,6 +51,18 @@ fn requests_are_answered_counted_and_recorded() {
 }
 
 #[test]
+fn odd_paths_reach_the_origin_as_they_were_written() {
+    let origin = Origin::answering(200);
+    let client = Client::to(&origin);
+    for path in
+        ["/a%", "/a%zz", "//admin", "/./x/../y", "/x%2f..%2fy", "/%00", "/a\"b", "/a?b=%25&c"]
+    {
+        client.get(path).send().assert_status(200);
+        assert_eq!(origin.last_request().path, path);
+    }
+}
+
+#[test]
 fn both_protocols_are_spoken_plain_over_tls_and_on_a_unix_socket() {
     let authority = Authority::new("harness");
     let certificate = authority.issue(&["a.example.com", "127.0.0.1"]);

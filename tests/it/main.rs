@@ -1,6 +1,7 @@
 //! Integration tests: one binary.
 #![allow(
     clippy::expect_used,
+    clippy::float_cmp,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,

@@ -32,15 +32,22 @@ impl BodySpec {
             Self::Whole(bytes) => Full::new(bytes.clone()).boxed_unsync(),
             Self::Pieces { length, piece, pace } => {
                 let (length, piece, pace) = (*length, *piece, *pace);
-                let pieces = stream::unfold(0u64, move |offset| async move {
-                    if offset >= length {
-                        return None;
+                // One period beyond a piece: each piece is a slice of it and none is built.
+                let source = pattern(0, piece + 251);
+                let pieces = stream::unfold(0u64, move |offset| {
+                    let source = source.clone();
+                    async move {
+                        if offset >= length {
+                            return None;
+                        }
+                        if offset > 0 && !pace.is_zero() {
+                            tokio::time::sleep(pace).await;
+                        }
+                        let now = usize::try_from(length - offset).unwrap_or(usize::MAX).min(piece);
+                        let start = (offset % 251) as usize;
+                        let data = source.slice(start..start + now);
+                        Some((Ok(Frame::data(data)), offset + now as u64))
                     }
-                    if offset > 0 && !pace.is_zero() {
-                        tokio::time::sleep(pace).await;
-                    }
-                    let now = usize::try_from(length - offset).unwrap_or(usize::MAX).min(piece);
-                    Some((Ok(Frame::data(pattern(offset, now))), offset + now as u64))
                 });
                 StreamBody::new(pieces).boxed_unsync()
             }

@@ -2,7 +2,7 @@
 //!
 //! Addresses first: `{0}`, `{1}` are the origins', `{dir}` is the edge's directory. Then, where the text does not have
 //! it: a state directory, an admin listener and an access log of the edge's own; a listener `http`, and `https` where a
-//! site asks for one; and, where there is no site, one for `localhost` and `127.0.0.1` on both. What is added stands
+//! site asks for one; and, where there is no site and no included file, one for `localhost` and `127.0.0.1` on both. What is added stands
 //! after the text, so that its lines keep their numbers. A text that is not TOML stays as it is.
 
 use std::{fmt::Write, path::Path};
@@ -39,13 +39,15 @@ pub fn complete(text: &str, addresses: &[String], directory: &Path) -> String {
         }
     }
     let sites = table.get("sites").and_then(Value::as_table);
+    let has_sites_elsewhere = table.contains_key("include") || table.contains_key("allow_empty");
     if !table.contains_key("listeners") {
         added.push_str("[listeners.http]\naddress = \"127.0.0.1:0\"\n");
-        if sites.is_none_or(|sites| sites.values().any(wants_tls)) {
+        let is_asked = sites.is_some_and(|sites| sites.values().any(wants_tls));
+        if is_asked || sites.is_none() && !has_sites_elsewhere {
             added.push_str("[listeners.https]\naddress = \"127.0.0.1:0\"\ntls = true\n");
         }
     }
-    if sites.is_none() && table.get("allow_empty") != Some(&Value::Boolean(true)) {
+    if sites.is_none() && !has_sites_elsewhere {
         added.push_str("[sites.test]\nhosts = [\"localhost\", \"127.0.0.1\"]\n");
         let names: Vec<&str> = match table.get("listeners").and_then(Value::as_table) {
             Some(listeners) => listeners.keys().map(String::as_str).collect(),
@@ -115,6 +117,12 @@ mod tests {
     fn a_site_with_a_certificate_gets_the_tls_listener() {
         let site = "[sites.a]\nhosts = [\"a\"]\nendpoints = [\"{0}\"]\ncertificate = { internal = true }\n";
         assert!(completed(site)["listeners"].get("https").is_some());
+    }
+
+    #[test]
+    fn included_files_bring_the_sites() {
+        let table = completed("include = [\"sites/*.toml\"]\n");
+        assert!(table.get("sites").is_none() && table["listeners"].get("https").is_none());
     }
 
     #[test]
