@@ -2,6 +2,7 @@
 #![allow(
     clippy::expect_used,
     clippy::float_cmp,
+    clippy::float_cmp,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
@@ -11,14 +12,20 @@
 )]
 #![allow(unreachable_pub, reason = "what the harness offers to tests is public to them")]
 
-#[allow(dead_code, unused_imports, reason = "the harness offers what tests to come will use")]
 mod harness;
 
+mod balance;
 mod config;
 mod demo_origin;
 mod docs;
+mod forwarding;
 mod harness_origin;
+mod health;
 mod layers;
 mod reference;
 mod reference_metrics;
+mod reload;
+mod routing;
+mod shutdown;
 mod smoke;
+mod streams;
