@@ -337,3 +337,6 @@ impl fmt::Debug for InternalAuthority {
         f.debug_struct("InternalAuthority").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

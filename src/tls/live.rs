@@ -224,3 +224,6 @@ impl Kept {
         Arc::strong_count(&self.tls) > 1 || Arc::strong_count(&self.tls.config) > 1
     }
 }
+
+#[cfg(test)]
+mod tests;
