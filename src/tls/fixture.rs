@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::provider;
 
-pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const DAY: Duration = Duration::from_hours(24);
 
 /// An authority to sign with, and its certificate in PEM.
 pub(super) struct Authority {
@@ -84,7 +84,7 @@ impl Authority {
 
 /// A directory with `chain.pem` and `key.pem`.
 pub(super) struct Files {
-    pub(super) directory: tempfile::TempDir,
+    _directory: tempfile::TempDir,
     pub(super) chain: PathBuf,
     pub(super) key: PathBuf,
 }
@@ -95,7 +95,7 @@ impl Files {
         let files = Self {
             chain: directory.path().join("chain.pem"),
             key: directory.path().join("key.pem"),
-            directory,
+            _directory: directory,
         };
         files.write(chain, key);
         files

@@ -46,7 +46,7 @@ impl Default for Timing {
         Self {
             poll: Duration::from_secs(2),
             still: Duration::from_millis(250),
-            renewal: Duration::from_secs(60 * 60),
+            renewal: Duration::from_hours(1),
         }
     }
 }

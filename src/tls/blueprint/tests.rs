@@ -74,7 +74,7 @@ fn other_sources_need_no_file() {
         assert!(problems.is_empty());
         match compiled.unwrap().certificate {
             CertificateBlueprint::Issued { hosts, .. } => assert_eq!(hosts.len(), 2),
-            other => panic!("{other:?}"),
+            other @ CertificateBlueprint::Files { .. } => panic!("{other:?}"),
         }
     }
 }

@@ -120,7 +120,7 @@ async fn a_reload_takes_new_files_at_once_and_keeps_tickets() {
 #[tokio::test]
 async fn what_nothing_holds_is_forgotten_after_ten_minutes() {
     let edge = Edge::new();
-    let minutes = |count: u64| Duration::from_secs(count * 60);
+    let minutes = |count: u64| Duration::from_mins(count);
     let start = Instant::now();
     let held = edge.internal("held", &["held.test"]);
     let config = Arc::downgrade(&edge.internal("shop", &["a.test"]).config);

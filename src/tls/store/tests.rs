@@ -143,3 +143,52 @@ async fn the_task_ends_with_the_certificate() {
     drop(certificate);
     eventually("the end of the task", || task.is_finished()).await;
 }
+
+#[tokio::test]
+async fn each_broken_content_is_warned_of_once() {
+    let root = Authority::root("r");
+    let old = root.leaf(&["old.test"]);
+    let files = Files::of(&old);
+    let certificate = certificate(&files, NEVER);
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let warned = tracing::subscriber::with_default(subscriber, || {
+        let mut warned = Vec::new();
+        let now = SystemTime::now();
+        let early = root.leaf_between(&["a.test"], now + DAY, now + DAY * 2);
+        for (chain, key) in
+            [(&old.pem, &String::new()), (&String::new(), &old.key), (&early.pem, &early.key)]
+        {
+            files.write(chain, key);
+            for _ in 0..3 {
+                offer(&certificate, &files);
+            }
+            warned.push(log.text().matches("certificate not replaced").count());
+        }
+        warned
+    });
+    assert_eq!(warned, [1, 2, 3]);
+    let text = log.text();
+    assert!(!text.contains(&old.key.lines().nth(1).unwrap()[8..40]), "{text}");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
