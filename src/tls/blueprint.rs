@@ -3,10 +3,12 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use super::{
+    certificate_error::CertificateError,
     config::{CertificateSource, TlsPolicy},
-    files::{CertificateError, Fingerprint, LoadedCertificate, Pair},
+    files::{Fingerprint, LoadedCertificate, Pair},
+    with_sources,
 };
-use crate::types::{HostPattern, KeyPath, Name, Problem, Problems};
+use crate::types::{HostPattern, KeyPath, Name, Problems};
 
 /// What [`super::TlsLive::attach`] needs to give a site its TLS.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ pub fn compile(
 
 fn report(error: &CertificateError, path: &KeyPath, problems: &mut Problems) {
     let path = path.key(if error.is_about_key() { "key" } else { "chain" });
-    let problem: &mut Problem = problems.error(&path, super::with_sources(error));
+    let problem = problems.error(&path, with_sources(error));
     if let Some(help) = error.help() {
         problem.help(help);
     }
@@ -97,3 +99,6 @@ fn warn_of(
             .help(format!("{names}; clients will not accept it for the others"));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::{
     fmt,
     fs::File,
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::SystemTime,
 };
@@ -30,7 +30,7 @@ use x509_parser::{
 };
 use zeroize::Zeroizing;
 
-use super::{date, provider, unix_seconds};
+use super::{certificate_error::CertificateError, provider, unix_seconds};
 use crate::types::HostPattern;
 
 /// A chain with its key is a few KiB; more than this is some other file.
@@ -60,109 +60,6 @@ pub struct CertificateNames(pub Vec<String>);
 /// The content of a pair of files, or the way in which they can't be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
-
-/// Why two files are not a certificate that can be served.
-#[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
-    /// There is no such file.
-    #[error("{} does not exist", .path.display())]
-    Missing {
-        /// The file.
-        path: PathBuf,
-        /// Whether it is the key's.
-        is_key: bool,
-    },
-    /// It is there, and can't be read.
-    #[error("{} can't be read", .path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Whether it is the key's.
-        is_key: bool,
-        /// Why.
-        source: io::Error,
-    },
-    /// A broken PEM file (RFC 7468). The fault is told without the text around it: it could be a key.
-    #[error("{} is not a PEM file: {fault}", .path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// Whether it is the key's.
-        is_key: bool,
-        /// What is wrong.
-        fault: &'static str,
-    },
-    /// The chain's file has no certificate.
-    #[error("{} has no certificate in it", .path.display())]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// One of the certificates can't be parsed.
-    #[error("certificate {place} in {} can't be parsed", .path.display())]
-    MalformedCertificate {
-        /// The file.
-        path: PathBuf,
-        /// Which one, from 1.
-        place: usize,
-        /// Why.
-        source: x509_parser::nom::Err<X509Error>,
-    },
-    /// One of the certificates can't be used in TLS.
-    #[error("certificate {place} in {} can't be used", .path.display())]
-    UnusableCertificate {
-        /// The file.
-        path: PathBuf,
-        /// Which one, from 1.
-        place: usize,
-        /// Why.
-        source: rustls::Error,
-    },
-    /// The key's file has no key.
-    #[error("{} has no private key in it", .path.display())]
-    NoKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The key has a password.
-    #[error("the private key in {} is encrypted", .path.display())]
-    EncryptedKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The key is of a kind or size that can't be used.
-    #[error("the private key in {} can't be used", .path.display())]
-    UnusableKey {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rustls::Error,
-    },
-    /// The key belongs to none of the certificates.
-    #[error("the private key in {} is not that of a certificate in {}", .key.display(), .chain.display())]
-    KeyMismatch {
-        /// The chain's file.
-        chain: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-    },
-    /// The leaf's time is over.
-    #[error("the certificate in {} expired at {}", .path.display(), date(*.not_after))]
-    Expired {
-        /// The file.
-        path: PathBuf,
-        /// Its end, in seconds since 1970.
-        not_after: i64,
-    },
-    /// The leaf's time has not come.
-    #[error("the certificate in {} is not valid before {}", .path.display(), date(*.not_before))]
-    NotYetValid {
-        /// The file.
-        path: PathBuf,
-        /// Its start, in seconds since 1970.
-        not_before: i64,
-    },
-}
 
 /// Reads a chain and its key, and checks that they can be served at `now`.
 ///
@@ -278,12 +175,12 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    // Before it is opened: opening a pipe waits for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 1 MiB"));
     }
@@ -405,43 +302,6 @@ fn ordered(
     (order.into_iter().filter_map(|index| certificates.get(index).cloned()).collect(), true)
 }
 
-impl CertificateError {
-    /// Whether it is about the key's file rather than the chain's.
-    pub fn is_about_key(&self) -> bool {
-        match self {
-            Self::Missing { is_key, .. }
-            | Self::Unreadable { is_key, .. }
-            | Self::Pem { is_key, .. } => *is_key,
-            Self::NoKey { .. }
-            | Self::EncryptedKey { .. }
-            | Self::UnusableKey { .. }
-            | Self::KeyMismatch { .. } => true,
-            Self::NoCertificate { .. }
-            | Self::MalformedCertificate { .. }
-            | Self::UnusableCertificate { .. }
-            | Self::Expired { .. }
-            | Self::NotYetValid { .. } => false,
-        }
-    }
-
-    /// What mends it, where that is known.
-    pub fn help(&self) -> Option<&'static str> {
-        match self {
-            Self::EncryptedKey { .. } => {
-                Some("take its password away: openssl pkey -in KEY -out NEW_KEY")
-            }
-            Self::KeyMismatch { .. } => {
-                Some("chain and key come from different orders; take both from the same one")
-            }
-            Self::NoCertificate { .. } => Some("a PEM file with BEGIN CERTIFICATE, leaf first"),
-            Self::NoKey { .. } => {
-                Some("a PEM file with BEGIN PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY")
-            }
-            _ => None,
-        }
-    }
-}
-
 impl CertificateNames {
     /// Whether clients that ask for `host` accept a certificate with these names.
     pub fn cover(&self, host: &HostPattern) -> bool {
@@ -475,3 +335,6 @@ impl fmt::Debug for Fingerprint {
         f.write_str("Fingerprint(…)")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,9 +23,7 @@ use rustls::{
     sign::{CertifiedKey, SigningKey},
 };
 use tracing::{info, warn};
-use x509_parser::{
-    certificate::X509Certificate, error::X509Error, prelude::FromDer, time::ASN1Time,
-};
+use x509_parser::{certificate::X509Certificate, error::X509Error, prelude::FromDer};
 use zeroize::Zeroizing;
 
 use super::{
@@ -34,11 +32,11 @@ use super::{
 };
 use crate::types::HostPattern;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 const AUTHORITY_VALIDITY: Duration = DAY.saturating_mul(3650);
 const LEAF_VALIDITY: Duration = DAY.saturating_mul(30);
 /// Clocks of clients may be behind ours.
-const BACKDATED: Duration = Duration::from_secs(60 * 60);
+const BACKDATED: Duration = Duration::from_hours(1);
 /// Common names are at most 64 characters (RFC 5280, appendix A.1).
 const MAX_COMMON_NAME: usize = 64;
 const DIRECTORY: &str = "internal-ca";
@@ -156,7 +154,7 @@ impl InternalAuthority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, now, LEAF_VALIDITY)?;
+        set_validity(&mut params, now, LEAF_VALIDITY);
         let leaf = params.signed_by(&self.leaf_key, &self.issuer)?;
         let chain = vec![leaf.der().clone()];
         Ok(describe(CertifiedKey::new(chain, self.leaf_signer.clone()), false)?)
@@ -219,7 +217,8 @@ impl Files {
             .ok()
             .and_then(|key| KeyPair::from_pem(key).ok())
             .ok_or_else(|| damaged(KEY_FILE, "it has no private key"))?;
-        let pair = CertifiedKey::new(vec![certificate.clone()], signer(&key)?);
+        let signer = signer(&key).map_err(|_| damaged(KEY_FILE, "its key can't be used"))?;
+        let pair = CertifiedKey::new(vec![certificate.clone()], signer);
         if pair.keys_match().is_err() {
             return Err(damaged(KEY_FILE, "it is not the key of ca.pem"));
         }
@@ -238,7 +237,7 @@ fn make(directory: &Path, now: SystemTime) -> Result<InternalAuthority, Authorit
         KeyUsagePurpose::KeyCertSign,
         KeyUsagePurpose::CrlSign,
     ];
-    set_validity(&mut params, now, AUTHORITY_VALIDITY)?;
+    set_validity(&mut params, now, AUTHORITY_VALIDITY);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let certificate = params.self_signed(&key)?;
 
@@ -309,21 +308,10 @@ fn subject(common_name: &str) -> DistinguishedName {
     name
 }
 
-fn set_validity(
-    params: &mut CertificateParams,
-    now: SystemTime,
-    validity: Duration,
-) -> Result<(), AuthorityError> {
-    let start = unix_seconds(now - BACKDATED);
-    let end = start.saturating_add_unsigned(validity.as_secs());
-    let time = |seconds| {
-        ASN1Time::from_timestamp(seconds)
-            .map(|time| time.to_datetime())
-            .map_err(x509_parser::nom::Err::Failure)
-    };
-    params.not_before = time(start)?;
-    params.not_after = time(end)?;
-    Ok(())
+fn set_validity(params: &mut CertificateParams, now: SystemTime, validity: Duration) {
+    let start = now - BACKDATED;
+    params.not_before = start.into();
+    params.not_after = (start + validity).into();
 }
 
 fn random_bytes<const N: usize>() -> Result<[u8; N], AuthorityError> {
@@ -337,3 +325,6 @@ impl fmt::Debug for InternalAuthority {
         f.debug_struct("InternalAuthority").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

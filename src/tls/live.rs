@@ -24,7 +24,7 @@ use super::{
 };
 use crate::types::{HostPattern, Name};
 
-const KEPT_UNHELD: Duration = Duration::from_secs(10 * 60);
+const KEPT_UNHELD: Duration = Duration::from_mins(10);
 const MIN_BOUND: usize = 4096;
 
 /// Certificates, ticket keys and policy identities. One an edge.
@@ -40,10 +40,10 @@ pub struct TlsLive {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// The internal authority.
-    #[error("the internal authority: {0}")]
+    #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// Ticket keys.
-    #[error("the TLS config: {0}")]
+    #[error("ticket keys can't be made")]
     Config(#[from] rustls::Error),
 }
 
@@ -172,13 +172,7 @@ impl TlsLive {
             }
             (None, CertificateBlueprint::Issued { source, hosts }) => {
                 let now = SystemTime::now();
-                let authority = match &registry.authority {
-                    Some(authority) => authority.clone(),
-                    None => {
-                        let opened = Arc::new(InternalAuthority::open(&self.state_dir, now)?);
-                        registry.authority.insert(opened).clone()
-                    }
-                };
+                let authority = registry.authority(&self.state_dir, now)?;
                 Certificate::issued(source, hosts, authority, now, &self.handle, self.timing)?
             }
         };
@@ -192,6 +186,19 @@ impl TlsLive {
 }
 
 impl Registry {
+    /// The internal authority, opened or made when it is first asked for.
+    fn authority(
+        &mut self,
+        state_dir: &Path,
+        now: SystemTime,
+    ) -> Result<Arc<InternalAuthority>, AuthorityError> {
+        if let Some(open) = &self.authority {
+            return Ok(open.clone());
+        }
+        let opened = Arc::new(InternalAuthority::open(state_dir, now)?);
+        Ok(self.authority.insert(opened).clone())
+    }
+
     /// The identity of a policy: the present one while anything holds it.
     fn identity(&mut self, policy: &TlsPolicy) -> Arc<PolicyIdentity> {
         if let Some(present) = self.policies.get(policy).and_then(Weak::upgrade) {
@@ -224,3 +231,6 @@ impl Kept {
         Arc::strong_count(&self.tls) > 1 || Arc::strong_count(&self.tls.config) > 1
     }
 }
+
+#[cfg(test)]
+mod tests;

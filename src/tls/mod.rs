@@ -6,6 +6,7 @@
 //! the process's default. TLS towards upstreams is not here.
 
 mod blueprint;
+mod certificate_error;
 mod config;
 mod files;
 #[cfg(test)]
@@ -18,8 +19,9 @@ mod store;
 use std::sync::{Arc, LazyLock};
 
 pub use blueprint::{TlsBlueprint, compile};
+pub use certificate_error::CertificateError;
 pub use config::{CertificateSource, RawCertificate, RawTls, TlsPolicy, TlsPreset};
-pub use files::{CertificateError, CertificateNames, Fingerprint, LoadedCertificate, load_files};
+pub use files::{CertificateNames, Fingerprint, LoadedCertificate, load_files};
 pub use internal::{AuthorityError, InternalAuthority};
 pub use live::{SiteCertificate, TlsError, TlsLive};
 pub use policy::{PolicyIdentity, SiteTls};

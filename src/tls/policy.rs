@@ -81,10 +81,6 @@ impl SiteTls {
     pub fn certificate(&self) -> CertificateFacts {
         self.certificate.facts()
     }
-
-    pub(super) fn store(&self) -> &Arc<Certificate> {
-        &self.certificate
-    }
 }
 
 type Versions = &'static [&'static SupportedProtocolVersion];
@@ -106,3 +102,6 @@ impl fmt::Debug for SiteTls {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

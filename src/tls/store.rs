@@ -21,11 +21,12 @@ use tokio::{runtime::Handle, task::AbortHandle};
 use tracing::{info, warn};
 
 use super::{
+    certificate_error::CertificateError,
     config::CertificateSource,
     date,
-    files::{CertificateError, Fingerprint, LoadedCertificate, Pair},
+    files::{Fingerprint, LoadedCertificate, Pair},
     internal::{AuthorityError, InternalAuthority, renew_at},
-    with_sources,
+    unix_seconds, with_sources,
 };
 use crate::types::HostPattern;
 
@@ -45,7 +46,7 @@ impl Default for Timing {
         Self {
             poll: Duration::from_secs(2),
             still: Duration::from_millis(250),
-            renewal: Duration::from_secs(60 * 60),
+            renewal: Duration::from_hours(1),
         }
     }
 }
@@ -183,7 +184,7 @@ impl Certificate {
     /// Renews it where that is due.
     fn renew_if_due(&self, hosts: &[HostPattern], authority: &InternalAuthority, now: SystemTime) {
         let current = self.current.load();
-        if super::unix_seconds(now) < renew_at(current.not_before, current.not_after) {
+        if unix_seconds(now) < renew_at(current.not_before, current.not_after) {
             return;
         }
         match authority.issue(hosts, now) {
@@ -298,3 +299,6 @@ impl fmt::Debug for Certificate {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
