@@ -35,7 +35,7 @@ use super::{
 };
 use crate::{
     config::ListenerConfig,
-    proxy::{ConnectionInfo, TlsFacts},
+    proxy::{ConnectionInfo, Ending, TlsFacts},
     telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
 };
 
@@ -52,12 +52,12 @@ pub(super) struct Gate {
     pub(super) trusted: Trusted,
     /// No more connections are taken.
     pub(super) stopped: CancellationToken,
-    /// Connections end when they can.
-    pub(super) draining: CancellationToken,
-    /// Connections end now.
-    pub(super) killed: CancellationToken,
-    /// The same as `draining`, in Pingora's form.
+    /// How its connections end.
+    pub(super) ending: Arc<Ending>,
+    /// True with the announcement of the end, in Pingora's form: HTTP/2 gets GOAWAY.
     pub(super) shutdown: ShutdownWatch,
+    /// The same for connections that come after the announcement: they get at least their first request served.
+    pub(super) late_shutdown: ShutdownWatch,
     pub(super) open: AtomicUsize,
     freed: Notify,
     by_client: Mutex<HashMap<IpAddr, u32>>,
@@ -70,6 +70,7 @@ impl Gate {
         tls: TlsChooser,
         trusted: Trusted,
         shutdown: ShutdownWatch,
+        late_shutdown: ShutdownWatch,
     ) -> Self {
         Self {
             config: ArcSwap::from_pointee(config),
@@ -77,9 +78,9 @@ impl Gate {
             tls,
             trusted,
             stopped: CancellationToken::new(),
-            draining: CancellationToken::new(),
-            killed: CancellationToken::new(),
+            ending: Arc::default(),
             shutdown,
+            late_shutdown,
             open: AtomicUsize::new(0),
             freed: Notify::new(),
             by_client: Mutex::default(),
@@ -284,7 +285,7 @@ where
         let gate = place.gate.clone();
         tokio::select! {
             biased;
-            () = gate.killed.cancelled() => {}
+            () = gate.ending.all.cancelled() => {}
             () = connection(stream, accepted, &gate, &*engine) => {}
         }
         drop(place);
@@ -306,7 +307,7 @@ where
             local,
             tls,
             config.limits,
-            gate.draining.clone(),
+            gate.ending.clone(),
         ))
     };
     if config.tls {
@@ -370,8 +371,10 @@ async fn serve<S>(parts: Parts<S>, gate: &Gate, engine: &dyn Serve)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
+    let is_late = gate.ending.announced.is_cancelled();
+    let shutdown = if is_late { &gate.late_shutdown } else { &gate.shutdown };
     match ClientStream::new(parts) {
-        Ok(stream) => engine.serve(Box::new(stream), &gate.shutdown).await,
+        Ok(stream) => engine.serve(Box::new(stream), shutdown).await,
         Err(error) => warn!(%error, "a connection can't be served"),
     }
 }

@@ -16,6 +16,8 @@ pub(super) enum Breach {
     TooManyFields,
     /// 408: it did not come in time.
     TooSlow,
+    /// 400: a request line that is not three words, or both ways to frame a body (RFC 9112, sections 3 and 6.3).
+    Malformed,
 }
 
 /// What the bytes so far amount to.
@@ -40,6 +42,43 @@ pub(super) struct Head {
     /// Spaces in the request line: the target stands between the first and the second.
     spaces: u8,
     target_bytes: u64,
+    /// The framing fields that were seen, and the present line's name as far as it is one of them.
+    framing: Framing,
+}
+
+/// Looks for the two fields that frame a body: a head with both can be read in two ways.
+#[derive(Clone, Copy, Debug, Default)]
+struct Framing {
+    has_length: bool,
+    has_coding: bool,
+    /// How many bytes of the present line agree with a name; `None` once one differs.
+    length_matched: Option<usize>,
+    coding_matched: Option<usize>,
+}
+
+const CONTENT_LENGTH: &[u8] = b"content-length:";
+const TRANSFER_ENCODING: &[u8] = b"transfer-encoding:";
+
+impl Framing {
+    fn new_line(&mut self) {
+        self.length_matched = Some(0);
+        self.coding_matched = Some(0);
+    }
+
+    fn feed(&mut self, byte: u8) {
+        let byte = byte.to_ascii_lowercase();
+        let step = |matched: &mut Option<usize>, name: &[u8], seen: &mut bool| {
+            let Some(place) = *matched else { return };
+            *matched = (name.get(place) == Some(&byte)).then_some(place + 1);
+            *seen |= *matched == Some(name.len());
+        };
+        step(&mut self.length_matched, CONTENT_LENGTH, &mut self.has_length);
+        step(&mut self.coding_matched, TRANSFER_ENCODING, &mut self.has_coding);
+    }
+
+    fn is_ambiguous(self) -> bool {
+        self.has_length && self.has_coding
+    }
 }
 
 impl Head {
@@ -59,8 +98,12 @@ impl Head {
                     if is_empty && self.lines > 0 {
                         return Progress::Complete;
                     }
+                    if !is_empty && self.lines == 0 && self.spaces != 2 {
+                        return Progress::Over(Breach::Malformed);
+                    }
                     self.lines += u32::from(!is_empty);
                     self.line_bytes = 0;
+                    self.framing.new_line();
                 }
                 b'\r' => {}
                 byte => {
@@ -70,6 +113,11 @@ impl Head {
                             b' ' => self.spaces = self.spaces.saturating_add(1),
                             _ if self.spaces == 1 => self.target_bytes += 1,
                             _ => {}
+                        }
+                    } else {
+                        self.framing.feed(byte);
+                        if self.framing.is_ambiguous() {
+                            return Progress::Over(Breach::Malformed);
                         }
                     }
                 }
@@ -98,6 +146,9 @@ impl Breach {
             }
             Self::TooLarge | Self::TooManyFields => {
                 b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 75\r\nconnection: close\r\n\r\n431 Request Header Fields Too Large\nThe headers are too large or too many.\n"
+            }
+            Self::Malformed => {
+                b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 48\r\nconnection: close\r\n\r\n400 Bad Request\nThe request can't be understood."
             }
             Self::TooSlow => {
                 b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 59\r\nconnection: close\r\n\r\n408 Request Timeout\nThe request took too long to arrive.\n\r\n"
@@ -158,10 +209,35 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_read_in_two_ways_is_malformed() {
+        let feed = |text: &str| Head::default().feed(text.as_bytes(), &limits());
+        for bad in [
+            "GET / x HTTP/1.1\r\n\r\n",
+            "GET /\r\n\r\n",
+            "GET\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\ntransfer-encoding:chunked\r\nCONTENT-LENGTH:1\r\n\r\n",
+        ] {
+            assert_eq!(feed(bad), Progress::Over(Breach::Malformed), "{bad:?}");
+        }
+        for good in [
+            "GET / HTTP/1.1\r\nContent-Length: 1\r\nX-Transfer-Encoding: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Lengths: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET / HTTP/1.1\r\na: Content-Length:\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ] {
+            assert_eq!(feed(good), Progress::Complete, "{good:?}");
+        }
+    }
+
+    #[test]
     fn answers_are_framed_as_they_say() {
-        for breach in
-            [Breach::TargetTooLong, Breach::TooLarge, Breach::TooManyFields, Breach::TooSlow]
-        {
+        for breach in [
+            Breach::TargetTooLong,
+            Breach::TooLarge,
+            Breach::TooManyFields,
+            Breach::TooSlow,
+            Breach::Malformed,
+        ] {
             let text = std::str::from_utf8(breach.answer()).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(

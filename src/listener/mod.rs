@@ -9,6 +9,7 @@ mod head;
 mod set;
 mod socket;
 mod stream;
+mod web_socket;
 
 use std::{net::IpAddr, sync::Arc};
 

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     config::ListenerConfig,
+    proxy::Ending,
     telemetry::metrics::Metrics,
     types::{ListenAddress, Name},
 };
@@ -47,8 +48,10 @@ struct Active {
     key: Key,
     bound: BoundAddress,
     gate: Arc<Gate>,
-    /// Turns true when it drains.
+    /// Turns true when its end is announced.
     shutdown: watch::Sender<bool>,
+    /// Turns true when idle connections end.
+    late_shutdown: watch::Sender<bool>,
 }
 
 /// What makes a listener the same one: its address; with port 0 its name too.
@@ -71,10 +74,24 @@ impl Active {
         }
     }
 
-    fn drain(&self) {
-        self.gate.draining.cancel();
+    /// Tells its connections that they end after their present request.
+    fn announce(&self) {
+        self.gate.ending.announced.cancel();
         self.shutdown.send_replace(true);
     }
+
+    /// Closes connections that are between two requests.
+    fn end_idle(&self) {
+        self.gate.ending.idle.cancel();
+        self.late_shutdown.send_replace(true);
+    }
+}
+
+/// Closes WebSockets. Nine tenths of the time are used, so that the last ones still see their close frame go.
+fn end_streams(ending: &Ending, spread: Duration) {
+    let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) / 10 * 9;
+    ending.spread_millis.store(millis, Ordering::Release);
+    ending.streams.cancel();
 }
 
 /// A change of the listeners, with its sockets bound.
@@ -153,12 +170,19 @@ impl ListenerSet {
         for listener in gone {
             info!(address = %listener.bound, "listener ends");
             listener.stop();
-            listener.drain();
-            let killed = listener.gate.killed.clone();
+            listener.announce();
+            let ending = listener.gate.ending.clone();
+            let late_shutdown = listener.late_shutdown.clone();
             if let Some(worker) = self.workers.first() {
                 worker.handle.spawn(async move {
-                    tokio::time::sleep(drain).await;
-                    killed.cancel();
+                    let third = drain / 3;
+                    tokio::time::sleep(third).await;
+                    ending.idle.cancel();
+                    late_shutdown.send_replace(true);
+                    tokio::time::sleep(third).await;
+                    end_streams(&ending, third);
+                    tokio::time::sleep(third).await;
+                    ending.all.cancel();
                 });
             }
             let mut retired = self.retired();
@@ -183,6 +207,7 @@ impl ListenerSet {
             };
             info!(listener = %config.name, address = %bound, tls = config.tls, "listening");
             let (shutdown, watched) = watch::channel(false);
+            let (late_shutdown, watched_late) = watch::channel(false);
             let key = Key::of(&config);
             let gate = Arc::new(Gate::new(
                 config,
@@ -190,11 +215,12 @@ impl ListenerSet {
                 self.tls.clone(),
                 self.trusted.clone(),
                 watched,
+                watched_late,
             ));
             for (socket, worker) in sockets.into_iter().zip(&self.workers) {
                 worker.handle.spawn(accept(socket, gate.clone(), worker.engine.clone()));
             }
-            active.push(Active { key, bound, gate, shutdown });
+            active.push(Active { key, bound, gate, shutdown, late_shutdown });
         }
     }
 
@@ -231,10 +257,24 @@ impl ListenerSet {
             .collect()
     }
 
-    /// Tells every connection to end after its present request; new ones are still taken.
-    pub fn drain(&self) {
+    /// Tells every connection that it ends after its present request; new ones are still taken.
+    pub fn announce_end(&self) {
         for listener in self.active().iter() {
-            listener.drain();
+            listener.announce();
+        }
+    }
+
+    /// Closes connections that are between two requests.
+    pub fn end_idle(&self) {
+        for listener in self.active().iter().chain(self.retired().iter()) {
+            listener.end_idle();
+        }
+    }
+
+    /// Closes WebSockets, spread over `spread`.
+    pub fn end_streams(&self, spread: Duration) {
+        for listener in self.active().iter().chain(self.retired().iter()) {
+            end_streams(&listener.gate.ending, spread);
         }
     }
 
@@ -248,7 +288,7 @@ impl ListenerSet {
     /// Ends every connection now.
     pub fn close_all(&self) {
         for listener in self.active().iter().chain(self.retired().iter()) {
-            listener.gate.killed.cancel();
+            listener.gate.ending.all.cancel();
         }
     }
 

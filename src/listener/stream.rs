@@ -8,7 +8,7 @@ use std::{
     fmt, io,
     os::fd::RawFd,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
@@ -26,7 +26,10 @@ use tokio::{
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use super::head::{Breach, Head, Progress};
+use super::{
+    head::{Breach, Head, Progress},
+    web_socket::{CLOSE_SERVICE_RESTART, Frames},
+};
 use crate::{
     proxy::ConnectionInfo,
     telemetry::metrics::{HeadRefused, ListenerMetrics},
@@ -75,8 +78,33 @@ pub(super) struct ClientStream<S> {
     is_reused: bool,
     read_timer: Timer,
     write_timer: Timer,
-    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ready when connections between two requests end.
+    idle_ends: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Made when the connection becomes a WebSocket.
+    web_socket: Option<Box<WebSocket>>,
     metrics: Arc<ListenerMetrics>,
+}
+
+/// A WebSocket that may have to be closed by us.
+struct WebSocket {
+    /// The frames on their way to the client.
+    frames: Frames,
+    /// Ready when WebSockets end.
+    ends: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: Closing,
+}
+
+/// How far the closing of a WebSocket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    /// It is not closed.
+    No,
+    /// Its turn in the spread is awaited, by the read timer.
+    Waiting,
+    /// The close frame is written from this byte on, as soon as no frame is under way.
+    Writing(usize),
+    /// It is written.
+    Done,
 }
 
 /// Where the reading side of an HTTP/1.1 connection stands.
@@ -134,7 +162,7 @@ impl<S> ClientStream<S> {
         // The cells are new: setting them can't fail.
         drop(socket_digest.peer_addr.set(parts.info.client.map(PingoraAddr::Inet)));
         drop(socket_digest.local_addr.set(parts.info.local.map(PingoraAddr::Inet)));
-        let drained = Box::pin(parts.info.draining().clone().cancelled_owned());
+        let idle_ends = Box::pin(parts.info.ending().idle.clone().cancelled_owned());
         Ok(Self {
             proxy_digest: Arc::new(parts.info.into_proxy_digest()?),
             socket_digest: Arc::new(socket_digest),
@@ -150,7 +178,8 @@ impl<S> ClientStream<S> {
             is_reused: false,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
-            drained,
+            idle_ends,
+            web_socket: None,
             metrics: parts.metrics,
         })
     }
@@ -161,6 +190,7 @@ impl<S> ClientStream<S> {
             Breach::TooLarge => HeadRefused::TooLarge,
             Breach::TooManyFields => HeadRefused::TooManyFields,
             Breach::TooSlow => HeadRefused::Timeout,
+            Breach::Malformed => HeadRefused::Malformed,
         });
         self.read_timer.disarm();
         self.reading = Reading::Refusing { breach, written: 0 };
@@ -233,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             if self.is_reused { limits.keep_alive } else { limits.head.min(limits.keep_alive) };
         self.read_timer.arm(idle);
         // A connection between two requests ends with its listener; a new one still gets its first answer.
-        let is_drained = self.is_reused && self.drained.as_mut().poll(cx).is_ready();
+        let is_drained = self.is_reused && self.idle_ends.as_mut().poll(cx).is_ready();
         if is_drained || self.read_timer.has_run_out(cx) {
             self.reading = Reading::Closed;
             return Poll::Ready(Ok(()));
@@ -287,6 +317,55 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         }
     }
 
+    /// Whether the edge has closed this WebSocket; while it has not, the task is told when it must.
+    fn web_socket_is_closed(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.info.is_web_socket() {
+            return false;
+        }
+        let ending = self.info.ending();
+        let socket = self.web_socket.get_or_insert_with(|| {
+            let ends = Box::pin(ending.streams.clone().cancelled_owned());
+            Box::new(WebSocket { frames: Frames::default(), ends, closing: Closing::No })
+        });
+        if socket.closing == Closing::No && socket.ends.as_mut().poll(cx).is_ready() {
+            let spread = ending.spread_millis.load(Ordering::Acquire);
+            self.read_timer.disarm();
+            self.read_timer.arm(Duration::from_millis(fastrand::u64(0..=spread)));
+            socket.closing = Closing::Waiting;
+        }
+        if socket.closing == Closing::Waiting && self.read_timer.has_run_out(cx) {
+            self.read_timer.disarm();
+            socket.closing = Closing::Writing(0);
+        }
+        while let Closing::Writing(written) = socket.closing {
+            // In the middle of the endpoint's frame: the write that ends it wakes nobody here, the next read looks again.
+            if written == 0 && !socket.frames.is_between() {
+                return false;
+            }
+            let rest = CLOSE_SERVICE_RESTART.get(written..).unwrap_or_default();
+            if rest.is_empty() {
+                let _ = Pin::new(&mut self.io).poll_flush(cx);
+                socket.closing = Closing::Done;
+                break;
+            }
+            match Pin::new(&mut self.io).poll_write(cx, rest) {
+                Poll::Ready(Ok(more)) if more > 0 => {
+                    socket.closing = Closing::Writing(written + more)
+                }
+                Poll::Ready(_) => socket.closing = Closing::Done,
+                Poll::Pending => return false,
+            }
+        }
+        socket.closing == Closing::Done
+    }
+
+    /// Follows what goes to the client of a WebSocket.
+    fn saw_written(&mut self, result: &Poll<io::Result<usize>>, bytes: &[u8]) {
+        if let (Some(socket), Poll::Ready(Ok(length))) = (&mut self.web_socket, result) {
+            socket.frames.feed(bytes.get(..*length).unwrap_or_default());
+        }
+    }
+
     /// Ends a write that makes no progress for too long.
     fn stalled<T>(
         &mut self,
@@ -325,7 +404,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
             this.read_timer.disarm();
         }
         match this.reading {
-            Reading::Request => this.poll_bytes(cx, buf),
+            Reading::Request => {
+                if this.web_socket_is_closed(cx) {
+                    this.reading = Reading::Closed;
+                    return Poll::Ready(Ok(()));
+                }
+                this.poll_bytes(cx, buf)
+            }
             Reading::Head => this.poll_head(cx, buf),
             Reading::Refusing { .. } | Reading::Lingering { .. } => {
                 ready!(this.poll_refusal(cx))?;
@@ -343,7 +428,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.web_socket.as_ref().is_some_and(|socket| socket.closing == Closing::Done) {
+            // Nothing may follow our close frame; the endpoint's last frames are dropped.
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.saw_written(&result, bytes);
         this.stalled(cx, result)
     }
 
@@ -353,6 +443,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.web_socket.is_some() {
+            // One slice at a time: frames are followed there.
+            let first =
+                slices.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+            return Pin::new(this).poll_write(cx, first);
+        }
         let result = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
         this.stalled(cx, result)
     }

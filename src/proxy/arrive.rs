@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Uri, Version, header::CONTENT_LENGTH, header::HOST};
+use http::{Method, StatusCode, Version, header::CONTENT_LENGTH, header::HOST};
 use pingora_error::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -13,6 +13,7 @@ use super::{
     client_address,
     connection::ConnectionInfo,
     context::RequestContext,
+    endpoint,
     failure::Failure,
     forward::{X_REQUEST_ID, is_request_id, new_request_id, replace_path},
     respond,
@@ -20,7 +21,10 @@ use super::{
 use crate::{
     config::ListenerLimits,
     policy::{Flow, PolicyContext, RequestHead},
-    route::{Found, RequestView, capture, normalise::normalise},
+    route::{
+        Found, RequestView, capture,
+        normalise::{PathError, normalise},
+    },
     snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},
 };
 
@@ -64,12 +68,19 @@ pub(super) async fn arrive(session: &mut Session, ctx: &mut RequestContext) -> R
             respond::send_redirect(session, ctx, status, &location).await?;
             Ok(Arrived::Answered)
         }
-        Err(failure) => {
-            respond::send_failure(session, ctx, &failure).await?;
-            ctx.failure = Some(failure);
-            Ok(Arrived::Answered)
-        }
+        Err(failure) => fail(session, ctx, failure).await,
     }
+}
+
+/// Answers a request that goes nowhere.
+async fn fail(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    failure: Failure,
+) -> Result<Arrived> {
+    respond::send_failure(session, ctx, &failure).await?;
+    ctx.failure = Some(failure);
+    Ok(Arrived::Answered)
 }
 
 /// Where a request belongs.
@@ -92,6 +103,7 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
         .get(&connection.listener)
         .ok_or(Failure::UnknownHost { refuse: true })?;
     check_head(session.req_header(), &table.limits)?;
+    check_target(session.req_header())?;
     let path = normalise(session.req_header().uri.path(), snapshot.slashes)
         .map_err(Failure::BadPath)?
         .into_owned();
@@ -245,9 +257,7 @@ async fn enter(
         Err(denied) => Some(Failure::Denied(denied)),
     };
     if let Some(failure) = failure {
-        respond::send_failure(session, ctx, &failure).await?;
-        ctx.failure = Some(failure);
-        return Ok(Arrived::Answered);
+        return fail(session, ctx, failure).await;
     }
     match &route.target {
         Target::Upstream { index, timeouts, metrics, .. } => {
@@ -256,6 +266,9 @@ async fn enter(
             ctx.tries.timeouts = *timeouts;
             ctx.tries.is_stream = is_stream(session);
             to_origin_form(session.req_header_mut());
+            if let Err(failure) = endpoint::pick_first(ctx) {
+                return fail(session, ctx, failure).await;
+            }
             Ok(Arrived::Forward)
         }
         Target::Redirect { to, status } => {
@@ -291,18 +304,26 @@ fn is_stream(session: &Session) -> bool {
         || starts(http::header::ACCEPT, "text/event-stream")
 }
 
+/// What Pingora parsed is what was sent: it takes some targets that are no URI, and shows them mended.
+fn check_target(header: &RequestHeader) -> Result<(), Failure> {
+    let raw = header.raw_path();
+    let parsed = header.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let is_absolute_form = [&b"http://"[..], b"https://"].iter().any(|scheme| {
+        raw.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    if is_absolute_form || (raw.first() == Some(&b'/') && raw == parsed.as_bytes()) {
+        Ok(())
+    } else {
+        Err(Failure::BadPath(PathError::NotUri))
+    }
+}
+
 /// `GET http://host/path` becomes `GET /path`: endpoints see the origin form (RFC 9112, section 3.2.1).
 fn to_origin_form(header: &mut RequestHeader) {
-    if header.version >= Version::HTTP_2 || header.uri.authority().is_none() {
-        return;
-    }
-    if let Some(authority) = header.uri.authority().cloned()
-        && !header.headers.contains_key(HOST)
-    {
-        drop(header.insert_header(HOST, authority.as_str()));
-    }
-    if let Some(target) = header.uri.path_and_query().cloned() {
-        header.set_uri(Uri::from(target));
+    let parsed = header.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    if header.version < Version::HTTP_2 && header.raw_path() != parsed.as_bytes() {
+        // Setting the parsed target drops the one that was sent.
+        header.set_uri(header.uri.clone());
     }
 }
 
@@ -369,8 +390,21 @@ mod tests {
 
     #[test]
     fn absolute_form_becomes_origin_form() {
-        let mut absolute = header(Version::HTTP_11, Some("a"), "http://a/x?y=1");
+        let mut absolute = header(Version::HTTP_11, Some("a"), "/");
+        absolute.set_raw_path(b"http://a/x?y=1").unwrap();
         to_origin_form(&mut absolute);
-        assert_eq!(absolute.uri.to_string(), "/x?y=1");
+        assert_eq!(absolute.raw_path(), b"/x?y=1");
+    }
+
+    #[test]
+    fn a_target_that_is_no_uri_is_refused() {
+        for (raw, is_good) in
+            [("/a?b=c", true), ("/a b", false), ("http://a/x", true), ("a", false)]
+        {
+            let mut header = header(Version::HTTP_11, Some("a"), "/");
+            if header.set_raw_path(raw.as_bytes()).is_ok() {
+                assert_eq!(check_target(&header).is_ok(), is_good, "{raw}");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -33,7 +33,24 @@ pub struct ConnectionInfo {
     limits: ListenerLimits,
     /// Whether the next byte belongs to a request head; HTTP/1.1 only.
     awaits_head: AtomicBool,
-    draining: CancellationToken,
+    /// Whether it carries a WebSocket.
+    is_web_socket: AtomicBool,
+    ending: Arc<Ending>,
+}
+
+/// How the connections of a listener come to their end, step by step. Each step stays.
+#[derive(Debug, Default)]
+pub struct Ending {
+    /// Answers say `Connection: close`, HTTP/2 gets GOAWAY. Idle connections stay, so that no request meets a close.
+    pub announced: CancellationToken,
+    /// Connections between two requests are closed.
+    pub idle: CancellationToken,
+    /// WebSockets are closed with 1012 (service restart), spread over [`Self::spread_millis`].
+    pub streams: CancellationToken,
+    /// Over how many milliseconds the closing of WebSockets is spread, so that clients don't all come back at once.
+    pub spread_millis: AtomicU64,
+    /// Everything ends.
+    pub all: CancellationToken,
 }
 
 /// What a handshake settled.
@@ -55,10 +72,19 @@ impl ConnectionInfo {
         local: Option<SocketAddr>,
         tls: Option<TlsFacts>,
         limits: ListenerLimits,
-        draining: CancellationToken,
+        ending: Arc<Ending>,
     ) -> Self {
-        let awaits_head = AtomicBool::new(true);
-        Self { listener, client, local, is_tls: tls.is_some(), tls, limits, awaits_head, draining }
+        Self {
+            listener,
+            client,
+            local,
+            is_tls: tls.is_some(),
+            tls,
+            limits,
+            awaits_head: AtomicBool::new(true),
+            is_web_socket: AtomicBool::new(false),
+            ending,
+        }
     }
 
     /// The limits of its listener when it was made.
@@ -68,12 +94,22 @@ impl ConnectionInfo {
 
     /// Whether it should end after the present request.
     pub fn is_draining(&self) -> bool {
-        self.draining.is_cancelled()
+        self.ending.announced.is_cancelled()
     }
 
-    /// Ends with the drain of its listener.
-    pub fn draining(&self) -> &CancellationToken {
-        &self.draining
+    /// How it comes to its end.
+    pub fn ending(&self) -> &Arc<Ending> {
+        &self.ending
+    }
+
+    /// It has become a WebSocket.
+    pub fn became_web_socket(&self) {
+        self.is_web_socket.store(true, Ordering::Release);
+    }
+
+    /// Whether it carries a WebSocket.
+    pub fn is_web_socket(&self) -> bool {
+        self.is_web_socket.load(Ordering::Acquire)
     }
 
     /// The last byte of a head has come: what follows is no head.

@@ -16,20 +16,31 @@ use super::{
     failure::Failure,
     watchdog::{Expired, Watchdog},
 };
-use crate::upstream::{NoEndpoint, UpstreamProtocol};
+use crate::upstream::{NoEndpoint, Picked, UpstreamProtocol};
 
-/// Picks the endpoint of the next try.
-pub(super) fn pick(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
-    let Some(upstream) =
-        ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index))
-    else {
-        return Err(fail(ctx, Failure::Internal));
-    };
-    let picked = match upstream.pick(&ctx.tries.tried) {
-        Ok(picked) => picked,
-        Err(NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown) => {
-            return Err(fail(ctx, Failure::NoHealthyEndpoint));
-        }
+/// Picks the endpoint of the first try. Done while the request can still be answered on an open connection: Pingora
+/// closes the client's connection when a try fails.
+pub(super) fn pick_first(ctx: &mut RequestContext) -> Result<(), Failure> {
+    ctx.tries.picked = Some(pick(ctx)?);
+    Ok(())
+}
+
+fn pick(ctx: &RequestContext) -> Result<Picked, Failure> {
+    let upstream = ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index));
+    let upstream = upstream.ok_or(Failure::Internal)?;
+    upstream.pick(&ctx.tries.tried).map_err(|error| match error {
+        NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown => Failure::NoHealthyEndpoint,
+    })
+}
+
+/// The peer of the next try.
+pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+    let picked = match ctx.tries.picked.take().filter(|_| ctx.tries.count == 0) {
+        Some(first) => first,
+        None => match pick(ctx) {
+            Ok(picked) => picked,
+            Err(failure) => return Err(fail(ctx, failure)),
+        },
     };
     // A retry sends the body again from its start.
     ctx.body_bytes = 0;

@@ -25,7 +25,7 @@ use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-pub use connection::{ConnectionInfo, TlsFacts};
+pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
@@ -77,7 +77,7 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        endpoint::pick(ctx)
+        endpoint::peer(ctx)
     }
 
     fn fail_to_connect(
@@ -181,6 +181,7 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) {
         outcome::record(session, error, ctx, &self.metrics);
+        outcome::finish(session, ctx).await;
     }
 
     fn suppress_error_log(

@@ -72,9 +72,24 @@ pub(super) fn record(
             header: &lookup,
         });
     }
-    if let Some(connection) = &ctx.connection {
-        connection.awaiting_head();
+}
+
+/// Reads what is left of the request's body, so that the next byte on the connection belongs to a head.
+///
+/// Pingora would do it later; the I/O type must know when a head begins. It is bounded by the listener's body idle time
+/// in all: whoever sends more after an answer has its connection closed.
+pub(super) async fn finish(session: &mut Session, ctx: &RequestContext) {
+    let Some(connection) = &ctx.connection else { return };
+    if session.is_http2() {
+        return;
     }
+    if session.get_keepalive().is_some() {
+        session.set_total_drain_timeout(Some(connection.limits().body_idle));
+        if session.drain_request_body().await.is_err() {
+            session.set_keepalive(None);
+        }
+    }
+    connection.awaiting_head();
 }
 
 fn protocol(version: Version) -> &'static str {

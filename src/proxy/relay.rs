@@ -1,7 +1,10 @@
 //! What passes between client and endpoint: heads are edited, bytes are counted, failures are answered.
 
 use bytes::Bytes;
-use http::HeaderName;
+use http::{
+    HeaderName, HeaderValue,
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, TE, TRANSFER_ENCODING, UPGRADE},
+};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
@@ -15,6 +18,7 @@ use super::{
 use crate::{snapshot::Target, upstream::parse_keep_alive};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// The request's head on its way to the endpoint.
 pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
@@ -32,12 +36,28 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
         request_id: &ctx.request_id,
     };
     forward::set_forwarding_headers(request, &forwarding);
+    join_cookies(request);
     let Some(route) = &ctx.route else { return };
     let upstream_host = match &route.target {
         Target::Upstream { host, .. } => host.as_ref(),
         Target::Redirect { .. } | Target::Respond(_) => None,
     };
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
+}
+
+/// Cookies that HTTP/2 sent in pieces become one line (RFC 9113, section 8.2.3).
+fn join_cookies(request: &mut RequestHeader) {
+    let mut lines = request.headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        // The value is valid by its type.
+        drop(request.insert_header(COOKIE, joined));
+    }
 }
 
 /// A piece of the request's body: counted against the route's limit.
@@ -86,14 +106,41 @@ pub(super) fn response_head(
         return;
     }
     ctx.status = response.status.as_u16();
-    response.remove_header(&KEEP_ALIVE);
+    let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    if !is_upgrade {
+        strip_hop_by_hop(response);
+    }
     respond::edit(response, ctx);
-    if let Some(connection) = &ctx.connection
-        && connection.is_draining()
-    {
-        session.set_keepalive(None);
+    if let Some(connection) = &ctx.connection {
+        if connection.is_draining() {
+            session.set_keepalive(None);
+        }
+        if is_upgrade {
+            connection.became_web_socket();
+        }
     }
     ctx.let_go_of_snapshot();
+}
+
+/// Fields of the endpoint's connection, and those that its `Connection` names, end here (RFC 9110, section 7.6.1).
+fn strip_hop_by_hop(response: &mut ResponseHeader) {
+    if let Some(nominated) = response.headers.get(CONNECTION) {
+        // Framing is Pingora's matter; a nomination can't touch it.
+        let names: Vec<HeaderName> = nominated
+            .to_str()
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
+            .filter(|name| !matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION))
+            .collect();
+        for name in &names {
+            response.remove_header(name);
+        }
+        response.remove_header(&CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, UPGRADE, TE] {
+        response.remove_header(&name);
+    }
 }
 
 /// A piece of the response's body came from the endpoint.
@@ -114,12 +161,11 @@ pub(super) async fn failed(
     ctx: &mut RequestContext,
 ) -> FailToProxy {
     let failure = ctx.failure.clone().unwrap_or_else(|| Failure::of(error));
-    let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-    let sent = respond::send_failure(session, ctx, &failure).await;
+    // Pingora closes the client's connection after a failed try, whatever is said here: the answer must say so too.
+    session.set_keepalive(None);
+    // Where it can't be sent, the client is gone.
+    drop(respond::send_failure(session, ctx, &failure).await);
     let error_code = failure.status().map_or(0, |status| status.as_u16());
-    // A body that was not read to its end makes the connection useless; Pingora drains what is short.
-    let can_reuse_downstream =
-        sent.is_ok() && !is_begun && error_code != 0 && !failure.ends_connection();
     ctx.failure = Some(failure);
-    FailToProxy { error_code, can_reuse_downstream }
+    FailToProxy { error_code, can_reuse_downstream: false }
 }

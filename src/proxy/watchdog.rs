@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
 use crate::upstream::Timeouts;
 
@@ -34,6 +34,8 @@ struct Shared {
     last_byte: AtomicU64,
     /// 0: not expired; 1: silence; 2: total.
     expired: AtomicU8,
+    /// The first byte came: from here on another limit holds.
+    began: Notify,
 }
 
 /// Watches one try; stops when dropped.
@@ -83,7 +85,10 @@ impl Watchdog {
                     drop(socket.shutdown(Shutdown::Both));
                     return;
                 }
-                tokio::time::sleep_until(limit).await;
+                tokio::select! {
+                    () = tokio::time::sleep_until(limit) => {}
+                    () = watched.began.notified() => {}
+                }
             }
         });
         Some(Self { shared, started, task })
@@ -92,7 +97,9 @@ impl Watchdog {
     /// A byte of the answer came.
     pub(super) fn saw_byte(&self) {
         let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.shared.last_byte.store(millis.max(1), Ordering::Relaxed);
+        if self.shared.last_byte.swap(millis.max(1), Ordering::Relaxed) == 0 {
+            self.shared.began.notify_one();
+        }
     }
 
     /// The limit that ended the try, if one did.
@@ -139,12 +146,16 @@ mod tests {
 
     #[tokio::test]
     async fn silence_and_total_end_the_connection() {
-        for (timeouts, which) in [
-            (millis(30, 5_000, None), Expired::Silence),
-            (millis(5_000, 5_000, Some(30)), Expired::Total),
+        for (timeouts, has_begun, which) in [
+            (millis(30, 5_000, None), false, Expired::Silence),
+            (millis(60_000, 30, None), true, Expired::Silence),
+            (millis(5_000, 5_000, Some(30)), false, Expired::Total),
         ] {
             let (mut client, _server) = pair().await;
             let watchdog = Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO).unwrap();
+            if has_begun {
+                watchdog.saw_byte();
+            }
             let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut [0; 8]))
                 .await
                 .unwrap();

@@ -46,6 +46,9 @@ pub enum PathError {
     /// A bare backslash, which some servers take as a slash.
     #[error("it has a backslash")]
     Backslash,
+    /// A character that no URI has.
+    #[error("it has a character that no URI has")]
+    NotUri,
     /// More `..` than segments.
     #[error("it leads above the root")]
     AboveRoot,

@@ -399,10 +399,18 @@ async fn drain_all(core: &Core) {
     let deadline = tokio::time::Instant::now() + server.drain;
     core.set_phase(Phase::Draining);
     info!(connections = core.listeners.connections(), "draining");
-    core.listeners.drain();
+    core.listeners.announce_end();
     tokio::time::sleep(server.lame_duck).await;
     core.listeners.stop_accepting();
+    core.listeners.end_idle();
+    let spread = server.drain / 3;
+    let streams_end = deadline - spread;
+    let mut streams_are_ending = false;
     while core.listeners.connections() > 0 && tokio::time::Instant::now() < deadline {
+        if !streams_are_ending && tokio::time::Instant::now() >= streams_end {
+            core.listeners.end_streams(spread);
+            streams_are_ending = true;
+        }
         tokio::time::sleep(DRAIN_STEP).await;
     }
     match core.listeners.connections() {

@@ -66,6 +66,8 @@ impl Client {
     /// Speaks HTTP/2: by ALPN over TLS, with prior knowledge without.
     pub fn http2(mut self) -> Self {
         self.target.is_http2 = true;
+        // A kept connection speaks what it was opened for.
+        *self.idle() = None;
         self.prepared()
     }
 

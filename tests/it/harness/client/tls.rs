@@ -103,6 +103,8 @@ impl Tls {
 
     /// Builds its configuration once; clones made after this share sessions.
     pub(super) fn prepared(mut self, alpn: &[&str]) -> Self {
+        // What was built for other protocols is not it.
+        self.built = None;
         self.built = Some(self.config(alpn));
         self
     }
