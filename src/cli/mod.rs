@@ -67,7 +67,6 @@ fn version() {
     );
 }
 
-#[expect(clippy::print_stderr, reason = "the last word to whoever ran the command")]
 fn report(error: &anyhow::Error) {
     anstream::eprintln!("error: {error:#}");
 }

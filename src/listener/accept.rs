@@ -385,8 +385,7 @@ where
 async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Spoken, Bytes)> {
     let mut seen = [0; PREFACE.len()];
     let mut length = 0;
-    loop {
-        let Some(rest) = seen.get_mut(length..) else { break };
+    while let Some(rest) = seen.get_mut(length..) {
         match stream.read(rest).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => length += more,

@@ -94,9 +94,12 @@ fn end_streams(ending: &Ending, spread: Duration) {
     ending.streams.cancel();
 }
 
+/// Sockets that were bound for a plan, and their address.
+type NewSockets = (Vec<BoundSocket>, BoundAddress);
+
 /// A change of the listeners, with its sockets bound.
 pub struct Plan {
-    wanted: Vec<(ListenerConfig, Option<(Vec<BoundSocket>, BoundAddress)>)>,
+    wanted: Vec<(ListenerConfig, Option<NewSockets>)>,
 }
 
 impl fmt::Debug for Plan {

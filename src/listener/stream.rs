@@ -350,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             }
             match Pin::new(&mut self.io).poll_write(cx, rest) {
                 Poll::Ready(Ok(more)) if more > 0 => {
-                    socket.closing = Closing::Writing(written + more)
+                    socket.closing = Closing::Writing(written + more);
                 }
                 Poll::Ready(_) => socket.closing = Closing::Done,
                 Poll::Pending => return false,

@@ -65,7 +65,7 @@ mod tests {
         let mut wire = vec![0x81, 3, b'a', b'b', b'c', 0x82, 126, 1, 0];
         wire.extend([7; 256]);
         wire.extend([0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
-        wire.extend([8; 65_536]);
+        wire.extend(std::iter::repeat_n(8, 65_536));
         wire.extend([0x89, 0x80, 1, 2, 3, 4, 0x8a, 0]);
         let ends = [5, 5 + 4 + 256, 5 + 260 + 10 + 65_536, 5 + 260 + 65_546 + 6, wire.len()];
         for cut in [1, 2, 3, 7, 100, wire.len()] {

@@ -82,7 +82,7 @@ pub(super) async fn send_failure(
         vec![(CONTENT_TYPE, content_type), (CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     match failure {
         Failure::MethodNotAllowed(methods) => {
-            headers.extend(allow(methods).map(|value| (ALLOW, value)))
+            headers.extend(allow(methods).map(|value| (ALLOW, value)));
         }
         Failure::NoHealthyEndpoint | Failure::SiteDisabled => {
             headers.push((RETRY_AFTER, HeaderValue::from(defaults::RETRY_AFTER.0.as_secs())));

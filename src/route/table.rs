@@ -232,10 +232,10 @@ impl LevelBuilder {
     fn add(&mut self, path: &PathMatch, index: usize) {
         match path {
             PathMatch::Exact(path) => {
-                self.exact.entry(path.as_str().into()).or_default().push(index)
+                self.exact.entry(path.as_str().into()).or_default().push(index);
             }
             PathMatch::Prefix(prefix) => {
-                self.prefix.entry(prefix.as_str().into()).or_default().push(index)
+                self.prefix.entry(prefix.as_str().into()).or_default().push(index);
             }
             PathMatch::Regex(regex) => {
                 match self.expressions.iter_mut().find(|(text, _)| text == regex.as_str()) {
@@ -387,10 +387,10 @@ mod tests {
         PathMatch::Regex(Regex::new(&format!("^(?:{text})$")).unwrap())
     }
 
-    fn look_up(table: &RouteTable<&'static str>, method: Method, path: &str) -> String {
+    fn look_up(table: &RouteTable<&'static str>, method: &Method, path: &str) -> String {
         let headers = HeaderMap::new();
         match table.find(&RequestView {
-            method: &method,
+            method,
             path,
             query: None,
             headers: &headers,
@@ -428,7 +428,7 @@ mod tests {
             // A longer prefix goes before an expression; here only the empty prefix fits, which still does.
             ("/files/12", "all"),
         ] {
-            assert_eq!(look_up(&table, Method::GET, path), name, "{path}");
+            assert_eq!(look_up(&table, &Method::GET, path), name, "{path}");
         }
     }
 
@@ -439,8 +439,8 @@ mod tests {
             rule("files", regex("/files/([0-9]+)")),
         ])
         .unwrap();
-        assert_eq!(look_up(&table, Method::GET, "/files/12"), "files");
-        assert_eq!(look_up(&table, Method::GET, "/files/12/x"), "404");
+        assert_eq!(look_up(&table, &Method::GET, "/files/12"), "files");
+        assert_eq!(look_up(&table, &Method::GET, "/files/12/x"), "404");
     }
 
     #[test]
@@ -448,9 +448,9 @@ mod tests {
         let mut post = rule("post", prefix("/api"));
         post.conditions.methods = vec![Method::POST];
         let table = RouteTable::new(vec![post, rule("all", prefix(""))]).unwrap();
-        assert_eq!(look_up(&table, Method::POST, "/api/x"), "post");
-        assert_eq!(look_up(&table, Method::GET, "/api/x"), "405 [POST]");
-        assert_eq!(look_up(&table, Method::GET, "/x"), "all");
+        assert_eq!(look_up(&table, &Method::POST, "/api/x"), "post");
+        assert_eq!(look_up(&table, &Method::GET, "/api/x"), "405 [POST]");
+        assert_eq!(look_up(&table, &Method::GET, "/x"), "all");
     }
 
     #[test]
@@ -463,7 +463,7 @@ mod tests {
         first.fall_through = true;
         first.conditions.headers = vec![(http::header::COOKIE, ValueMatch::Present)];
         let table = RouteTable::new(vec![post, rule("all", prefix("")), first]).unwrap();
-        assert_eq!(look_up(&table, Method::GET, "/api/x"), "all");
+        assert_eq!(look_up(&table, &Method::GET, "/api/x"), "all");
         let mut headers = HeaderMap::new();
         headers.insert(http::header::COOKIE, "a=b".parse().unwrap());
         let view = RequestView {
@@ -481,8 +481,8 @@ mod tests {
         let mut get = rule("get", prefix(""));
         get.conditions.methods = vec![Method::GET];
         let table = RouteTable::new(vec![get]).unwrap();
-        assert_eq!(look_up(&table, Method::HEAD, "/"), "get");
-        assert_eq!(look_up(&table, Method::POST, "/"), "405 [GET]");
+        assert_eq!(look_up(&table, &Method::HEAD, "/"), "get");
+        assert_eq!(look_up(&table, &Method::POST, "/"), "405 [GET]");
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::{
 /// How long `/ready` waits for the first probes.
 const FIRST_PROBES: Duration = Duration::from_secs(5);
 /// Forgetting state that nothing holds.
-const SWEEP: Duration = Duration::from_secs(60);
+const SWEEP: Duration = Duration::from_mins(1);
 /// Looking again whether the last connections have ended.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
@@ -416,7 +416,7 @@ async fn drain_all(core: &Core) {
     match core.listeners.connections() {
         0 => info!("drained"),
         left => {
-            warn!(connections = left, "the drain time is over; the last connections are closed")
+            warn!(connections = left, "the drain time is over; the last connections are closed");
         }
     }
 }

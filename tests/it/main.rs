@@ -2,7 +2,6 @@
 #![allow(
     clippy::expect_used,
     clippy::float_cmp,
-    clippy::float_cmp,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stderr,
@@ -12,6 +11,7 @@
 )]
 #![allow(unreachable_pub, reason = "what the harness offers to tests is public to them")]
 
+#[allow(dead_code, unused_imports, reason = "a library for tests: it offers more than today's use")]
 mod harness;
 
 mod balance;
