@@ -137,6 +137,12 @@ impl Report {
         report
     }
 
+    /// One error that is about no place in the files.
+    pub fn of_message(main: &Path, message: &str) -> Self {
+        let finding = Finding::error(&KeyPath::root(), message.to_owned());
+        Self::new(main, Arc::new([]), vec![finding])
+    }
+
     fn sort(&mut self) {
         self.findings.sort_by(|a, b| {
             (a.place, &a.path).cmp(&(b.place, &b.path)).then_with(|| a.message.cmp(&b.message))

@@ -18,6 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use pingora_core::server::ShutdownWatch;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -37,6 +38,7 @@ use crate::{
     config::ListenerConfig,
     proxy::{ConnectionInfo, Ending, TlsFacts},
     telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
+    types::Name,
 };
 
 /// What a client of HTTP/2 with prior knowledge says first (RFC 9113, section 3.4).
@@ -47,6 +49,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// What all sockets of one listener share.
 pub(super) struct Gate {
     pub(super) config: ArcSwap<ListenerConfig>,
+    /// Its name, which connections share: they follow it when it changes.
+    name: Arc<ArcSwap<Name>>,
     pub(super) metrics: ArcSwap<ListenerMetrics>,
     pub(super) tls: TlsChooser,
     pub(super) trusted: Trusted,
@@ -73,6 +77,7 @@ impl Gate {
         late_shutdown: ShutdownWatch,
     ) -> Self {
         Self {
+            name: Arc::new(ArcSwap::from_pointee(config.name.clone())),
             config: ArcSwap::from_pointee(config),
             metrics: ArcSwap::new(metrics),
             tls,
@@ -84,6 +89,21 @@ impl Gate {
             open: AtomicUsize::new(0),
             freed: Notify::new(),
             by_client: Mutex::default(),
+        }
+    }
+
+    /// Takes changed settings; loops that wait for room look again.
+    pub(super) fn change(&self, config: ListenerConfig, metrics: Arc<ListenerMetrics>) {
+        self.name.store(Arc::new(config.name.clone()));
+        self.config.store(Arc::new(config));
+        self.metrics.store(metrics);
+        self.freed.notify_waiters();
+    }
+
+    /// A listener that is gone and has no connection serves nothing: its last snapshot is let go.
+    fn let_go_if_empty(&self) {
+        if self.stopped.is_cancelled() && self.open.load(Ordering::Acquire) == 0 {
+            self.ending.last.store(None);
         }
     }
 
@@ -142,7 +162,8 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.gate.open.fetch_sub(1, Ordering::AcqRel);
-        self.gate.freed.notify_one();
+        self.gate.let_go_if_empty();
+        self.gate.freed.notify_waiters();
         if let Some(network) = self.counted {
             let mut by_client = self.gate.by_client.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = by_client.get_mut(&network) {
@@ -173,6 +194,7 @@ pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn
             Err(error) => Err(error),
         },
     };
+    gate.let_go_if_empty();
     if let Err(error) = ended {
         warn!(listener = %gate.config.load().name, %error, "a socket can't be used");
     }
@@ -184,6 +206,9 @@ trait Incoming: Send + Sync {
 
     /// The next connection.
     fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Accepted)>> + Send;
+
+    /// A connection that waits in the kernel, asked for past the runtime, which may not know of it yet.
+    fn next_now(&self) -> io::Result<(Self::Stream, Accepted)>;
 }
 
 impl Incoming for TcpListener {
@@ -194,6 +219,14 @@ impl Incoming for TcpListener {
         let (fd, local) = (stream.as_raw_fd(), stream.local_addr().ok());
         Ok((stream, Accepted { fd, client: Some(client), local }))
     }
+
+    fn next_now(&self) -> io::Result<(TcpStream, Accepted)> {
+        let (socket, client) = SockRef::from(self).accept()?;
+        socket.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(socket.into())?;
+        let (fd, local) = (stream.as_raw_fd(), stream.local_addr().ok());
+        Ok((stream, Accepted { fd, client: client.as_socket(), local }))
+    }
 }
 
 impl Incoming for UnixListener {
@@ -201,6 +234,14 @@ impl Incoming for UnixListener {
 
     async fn next(&self) -> io::Result<(UnixStream, Accepted)> {
         let (stream, _) = self.accept().await?;
+        let fd = stream.as_raw_fd();
+        Ok((stream, Accepted { fd, client: None, local: None }))
+    }
+
+    fn next_now(&self) -> io::Result<(UnixStream, Accepted)> {
+        let (socket, _) = SockRef::from(self).accept()?;
+        socket.set_nonblocking(true)?;
+        let stream = UnixStream::from_std(socket.into())?;
         let fd = stream.as_raw_fd();
         Ok((stream, Accepted { fd, client: None, local: None }))
     }
@@ -244,17 +285,12 @@ async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn
         }
     }
     // Clients whose connections wait in the kernel did nothing wrong.
-    while let Some(Ok((stream, accepted))) = ready_now(listener.next()).await {
-        take(stream, accepted, gate, engine);
-    }
-}
-
-/// The value of a future that is ready, or `None`.
-async fn ready_now<T>(future: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        biased;
-        value = future => Some(value),
-        () = std::future::ready(()) => None,
+    loop {
+        match listener.next_now() {
+            Ok((stream, accepted)) => take(stream, accepted, gate, engine),
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(_) => return,
+        }
     }
 }
 
@@ -283,9 +319,11 @@ where
     let engine = engine.clone();
     tokio::spawn(async move {
         let gate = place.gate.clone();
+        // A token of its own: many connections that wait on one would share its lock.
+        let ended = gate.ending.all.child_token();
         tokio::select! {
             biased;
-            () = gate.ending.all.cancelled() => {}
+            () = ended.cancelled() => {}
             () = connection(stream, accepted, &gate, &*engine) => {}
         }
         drop(place);
@@ -302,7 +340,7 @@ where
     let info = |tls: Option<TlsFacts>| {
         let ConnectionEnds { client, local } = ends(accepted);
         Arc::new(ConnectionInfo::new(
-            config.name.clone(),
+            gate.name.clone(),
             client,
             local,
             tls,
@@ -311,8 +349,11 @@ where
         ))
     };
     if config.tls {
-        let choose =
-            |name: Option<&str>, local: Option<IpAddr>| (gate.tls)(&config.name, name, local);
+        let choose = |name: Option<&str>, local: Option<IpAddr>| match gate.ending.last.load_full()
+        {
+            Some(last) => last.tls_for(&config.name, name, local),
+            None => (gate.tls)(&config.name, name, local),
+        };
         let local = accepted.local.map(|address| address.ip());
         let shaken = match timeout(config.limits.handshake, shake(stream, local, &choose)).await {
             Ok(Ok(shaken)) => shaken,
@@ -322,19 +363,20 @@ where
             }
             Err(_) => return metrics.handshake_failed(HandshakeFailure::Timeout),
         };
-        let Shaken { stream, facts, digest, version, is_http2 } = shaken;
+        let Shaken { mut stream, facts, digest, version, is_http2 } = shaken;
         metrics.handshake(version);
-        let spoken = if is_http2 { Spoken::Http2 } else { Spoken::Http1 };
-        let info = info(Some(facts));
-        let parts = Parts {
-            io: stream,
-            fd: accepted.fd,
-            info,
-            spoken,
-            ssl: Some(digest),
-            replay: Bytes::new(),
-            metrics,
+        let (spoken, replay) = if is_http2 {
+            // Pingora waits for the preface without a limit.
+            match timeout(config.limits.head, sniff(&mut stream)).await {
+                Ok(Ok((Spoken::Http2, replay))) => (Spoken::Http2, replay),
+                Ok(Ok((Spoken::Http1, _)) | Err(_)) | Err(_) => return,
+            }
+        } else {
+            (Spoken::Http1, Bytes::new())
         };
+        let info = info(Some(facts));
+        let parts =
+            Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay, metrics };
         return serve(parts, gate, engine).await;
     }
     let mut stream = stream;
@@ -371,7 +413,7 @@ async fn serve<S>(parts: Parts<S>, gate: &Gate, engine: &dyn Serve)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
-    let is_late = gate.ending.announced.is_cancelled();
+    let is_late = gate.ending.announced.load(Ordering::Acquire);
     let shutdown = if is_late { &gate.late_shutdown } else { &gate.shutdown };
     match ClientStream::new(parts) {
         Ok(stream) => engine.serve(Box::new(stream), shutdown).await,

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::ListenerConfig,
     proxy::Ending,
+    snapshot::Snapshot,
     telemetry::metrics::Metrics,
     types::{ListenAddress, Name},
 };
@@ -76,7 +77,7 @@ impl Active {
 
     /// Tells its connections that they end after their present request.
     fn announce(&self) {
-        self.gate.ending.announced.cancel();
+        self.gate.ending.announced.store(true, Ordering::Release);
         self.shutdown.send_replace(true);
     }
 
@@ -162,7 +163,8 @@ impl ListenerSet {
 
     /// Ends listeners that the plan does not have: they take what waits, their connections end when they can, and after
     /// `drain` in any case.
-    pub fn retire(&self, plan: &Plan, drain: Duration) {
+    /// Until then they serve `last`.
+    pub fn retire(&self, plan: &Plan, drain: Duration, last: &Arc<Snapshot>) {
         let mut active = self.active();
         let (kept, gone): (Vec<_>, Vec<_>) =
             std::mem::take(&mut *active).into_iter().partition(|listener| {
@@ -172,6 +174,7 @@ impl ListenerSet {
         drop(active);
         for listener in gone {
             info!(address = %listener.bound, "listener ends");
+            listener.gate.ending.last.store(Some(last.clone()));
             listener.stop();
             listener.announce();
             let ending = listener.gate.ending.clone();
@@ -185,7 +188,7 @@ impl ListenerSet {
                     tokio::time::sleep(third).await;
                     end_streams(&ending, third);
                     tokio::time::sleep(third).await;
-                    ending.all.cancel();
+                    ending.end_all();
                 });
             }
             let mut retired = self.retired();
@@ -203,8 +206,7 @@ impl ListenerSet {
                 if let Some(listener) =
                     active.iter().find(|listener| listener.key == Key::of(&config))
                 {
-                    listener.gate.config.store(Arc::new(config));
-                    listener.gate.metrics.store(metrics);
+                    listener.gate.change(config, metrics);
                 }
                 continue;
             };
@@ -291,7 +293,7 @@ impl ListenerSet {
     /// Ends every connection now.
     pub fn close_all(&self) {
         for listener in self.active().iter().chain(self.retired().iter()) {
-            listener.gate.ending.all.cancel();
+            listener.gate.ending.end_all();
         }
     }
 

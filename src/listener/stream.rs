@@ -31,7 +31,7 @@ use super::{
     web_socket::{CLOSE_SERVICE_RESTART, Frames},
 };
 use crate::{
-    proxy::ConnectionInfo,
+    proxy::{ConnectionInfo, Ending},
     telemetry::metrics::{HeadRefused, ListenerMetrics},
 };
 
@@ -39,6 +39,9 @@ use crate::{
 const LINGER_BYTES: usize = 256 << 10;
 /// How long that goes on.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// The end of a head.
+const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// What the connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +90,20 @@ pub(super) struct ClientStream<S> {
 
 /// A WebSocket that may have to be closed by us.
 struct WebSocket {
+    /// How many bytes of [`HEAD_END`] have been written last; all of them once the 101 is out.
+    head_end: usize,
     /// The frames on their way to the client.
     frames: Frames,
     /// Ready when WebSockets end.
     ends: Pin<Box<WaitForCancellationFutureOwned>>,
     closing: Closing,
+}
+
+impl WebSocket {
+    fn new(ending: &Ending) -> Self {
+        let ends = Box::pin(ending.streams.child_token().cancelled_owned());
+        Self { head_end: 0, frames: Frames::default(), ends, closing: Closing::No }
+    }
 }
 
 /// How far the closing of a WebSocket is.
@@ -162,7 +174,8 @@ impl<S> ClientStream<S> {
         // The cells are new: setting them can't fail.
         drop(socket_digest.peer_addr.set(parts.info.client.map(PingoraAddr::Inet)));
         drop(socket_digest.local_addr.set(parts.info.local.map(PingoraAddr::Inet)));
-        let idle_ends = Box::pin(parts.info.ending().idle.clone().cancelled_owned());
+        // A token of its own: many connections that wait on one would share its lock.
+        let idle_ends = Box::pin(parts.info.ending().idle.child_token().cancelled_owned());
         Ok(Self {
             proxy_digest: Arc::new(parts.info.into_proxy_digest()?),
             socket_digest: Arc::new(socket_digest),
@@ -323,10 +336,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             return false;
         }
         let ending = self.info.ending();
-        let socket = self.web_socket.get_or_insert_with(|| {
-            let ends = Box::pin(ending.streams.clone().cancelled_owned());
-            Box::new(WebSocket { frames: Frames::default(), ends, closing: Closing::No })
-        });
+        let socket = self.web_socket.get_or_insert_with(|| Box::new(WebSocket::new(ending)));
         if socket.closing == Closing::No && socket.ends.as_mut().poll(cx).is_ready() {
             let spread = ending.spread_millis.load(Ordering::Acquire);
             self.read_timer.disarm();
@@ -339,7 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         }
         while let Closing::Writing(written) = socket.closing {
             // In the middle of the endpoint's frame: the write that ends it wakes nobody here, the next read looks again.
-            if written == 0 && !socket.frames.is_between() {
+            if written == 0 && (socket.head_end < HEAD_END.len() || !socket.frames.is_between()) {
                 return false;
             }
             let rest = CLOSE_SERVICE_RESTART.get(written..).unwrap_or_default();
@@ -359,11 +369,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         socket.closing == Closing::Done
     }
 
-    /// Follows what goes to the client of a WebSocket.
+    /// Follows what goes to the client of a WebSocket: after the head of the 101, frames.
     fn saw_written(&mut self, result: &Poll<io::Result<usize>>, bytes: &[u8]) {
-        if let (Some(socket), Poll::Ready(Ok(length))) = (&mut self.web_socket, result) {
-            socket.frames.feed(bytes.get(..*length).unwrap_or_default());
+        let Poll::Ready(Ok(length)) = result else { return };
+        if self.web_socket.is_none() && !self.info.is_web_socket() {
+            return;
         }
+        let ending = self.info.ending();
+        let socket = self.web_socket.get_or_insert_with(|| Box::new(WebSocket::new(ending)));
+        let mut written = bytes.get(..*length).unwrap_or_default();
+        while socket.head_end < HEAD_END.len()
+            && let Some((first, rest)) = written.split_first()
+        {
+            let is_next = HEAD_END.get(socket.head_end) == Some(first);
+            socket.head_end =
+                if is_next { socket.head_end + 1 } else { usize::from(*first == b'\r') };
+            written = rest;
+        }
+        socket.frames.feed(written);
     }
 
     /// Ends a write that makes no progress for too long.

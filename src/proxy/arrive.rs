@@ -12,10 +12,10 @@ use pingora_proxy::Session;
 use super::{
     client_address,
     connection::ConnectionInfo,
-    context::RequestContext,
+    context::{Exchange, RequestContext},
     endpoint,
     failure::Failure,
-    forward::{X_REQUEST_ID, is_request_id, new_request_id, replace_path},
+    forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
     respond,
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
         normalise::{PathError, normalise},
     },
     snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},
+    upstream::UpstreamProtocol,
 };
 
 /// How a request goes on.
@@ -40,11 +41,18 @@ pub(super) enum Arrived {
 pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
     ctx.connection = session.digest().and_then(ConnectionInfo::of).cloned();
     let Some(connection) = &ctx.connection else { return };
+    if let Some(last) = connection.ending().last.load_full() {
+        // Its listener is gone: what it had is still served, until the connection ends.
+        ctx.snapshot = Some(last);
+    }
     let limits = connection.limits();
     session.set_read_timeout(Some(limits.body_idle));
     if session.is_http2() {
         // A stream whose client opens no window; HTTP/1.1 is watched by the I/O type.
         session.set_write_timeout(Some(limits.write_stall));
+    } else {
+        // An answer that does not wait for the body keeps the connection; what is left of the body is read after it.
+        session.set_close_on_response_before_downstream_finish(false);
     }
     if session.get_keepalive().is_some() {
         session.set_keepalive(if connection.is_draining() {
@@ -100,8 +108,12 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     // A listener that a reload has taken away, on a connection that outlives it.
     let table = snapshot
         .listeners
-        .get(&connection.listener)
+        .get(&*connection.listener())
         .ok_or(Failure::UnknownHost { refuse: true })?;
+    if table.tls != connection.is_tls {
+        // The listener has changed since the connection was made.
+        return Err(Failure::Misdirected);
+    }
     check_head(session.req_header(), &table.limits)?;
     check_target(session.req_header())?;
     let path = normalise(session.req_header().uri.path(), snapshot.slashes)
@@ -111,6 +123,8 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
         Some(HostEntry::Site(site)) => site,
         Some(HostEntry::RedirectToHttps(site)) => {
             ctx.site = Some(site.clone());
+            ctx.labels.site = Some(site.name.clone());
+            ctx.labels.metrics = Some(site.metrics.clone());
             return Ok(Routed::ToHttps(https_location(
                 &host.name,
                 &snapshot,
@@ -128,8 +142,8 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     ctx.labels.site = Some(site.name.clone());
     ctx.labels.metrics = Some(site.metrics.clone());
     check_connection(site, &connection)?;
-    if path != session.req_header().uri.path() {
-        replace_path(session.req_header_mut(), &path);
+    if path != session.req_header().uri.path() && !replace_path(session.req_header_mut(), &path) {
+        return Err(Failure::Internal);
     }
     ctx.path = path;
     let header = session.req_header();
@@ -246,6 +260,10 @@ async fn enter(
     ctx.labels.in_flight = Some(route.metrics.started());
     ctx.labels.metrics = Some(route.metrics.clone());
     ctx.route = Some(route.clone());
+    // Before policies set headers, so that a client can't name theirs.
+    if let Err(failure) = forward::strip_nominated(session.req_header_mut()) {
+        return fail(session, ctx, failure).await;
+    }
     let flow =
         route.chain.on_request(&mut RequestHead(session.req_header_mut()), &mut ctx.policy).await;
     let failure = match flow {
@@ -264,7 +282,14 @@ async fn enter(
             ctx.labels.upstream = Some(metrics.clone());
             ctx.tries.upstream = Some(*index);
             ctx.tries.timeouts = *timeouts;
-            ctx.tries.is_stream = is_stream(session);
+            ctx.tries.exchange = exchange(session);
+            let is_grpc_upstream =
+                ctx.tries.exchange == Exchange::Stream && speaks_http2_only(ctx, *index);
+            ctx.tries.max_body_bytes = (!is_grpc_upstream).then_some(route.max_body_bytes);
+            if ctx.tries.exchange == Exchange::WebSocket {
+                // Silence of the client is no fault either.
+                session.set_read_timeout(Some(timeouts.stream_idle));
+            }
             to_origin_form(session.req_header_mut());
             if let Err(failure) = endpoint::pick_first(ctx) {
                 return fail(session, ctx, failure).await;
@@ -289,19 +314,27 @@ fn check_body(header: &RequestHeader, max_body_bytes: u64) -> Option<Failure> {
     (announced > max_body_bytes).then_some(Failure::BodyTooLarge)
 }
 
-/// A WebSocket, an event stream or gRPC: silence on it is no fault, and it has no total time.
-fn is_stream(session: &Session) -> bool {
+/// What a request asks for. A header alone gives it no more time than others: only the answer's head does.
+fn exchange(session: &Session) -> Exchange {
     let header = session.req_header();
-    let starts = |name: http::HeaderName, prefix: &str| {
-        header
-            .headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .is_some_and(|text| text.starts_with(prefix))
+    let value = |name: http::HeaderName| {
+        header.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     };
-    session.is_upgrade_req()
-        || starts(http::header::CONTENT_TYPE, "application/grpc")
-        || starts(http::header::ACCEPT, "text/event-stream")
+    if session.is_upgrade_req() && value(http::header::UPGRADE).eq_ignore_ascii_case("websocket") {
+        Exchange::WebSocket
+    } else if value(http::header::CONTENT_TYPE).starts_with("application/grpc")
+        || value(http::header::ACCEPT).starts_with("text/event-stream")
+    {
+        Exchange::Stream
+    } else {
+        Exchange::Answer
+    }
+}
+
+/// Only there a gRPC stream can be; elsewhere its content type is a way around the body's limit.
+fn speaks_http2_only(ctx: &RequestContext, upstream: usize) -> bool {
+    let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(upstream));
+    upstream.is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http2)
 }
 
 /// What Pingora parsed is what was sent: it takes some targets that are no URI, and shows them mended.

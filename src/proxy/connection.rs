@@ -4,6 +4,7 @@
 
 use std::{
     any::Any,
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,17 +12,18 @@ use std::{
     },
 };
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use pingora_core::protocols::{Digest, raw_connect::ProxyDigest};
 use pingora_http::ResponseHeader;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ListenerLimits, tls::PolicyIdentity, types::Name};
+use crate::{config::ListenerLimits, snapshot::Snapshot, tls::PolicyIdentity, types::Name};
 
 /// A client's connection.
 #[derive(Debug)]
 pub struct ConnectionInfo {
-    /// The listener that took it, by its name at that time.
-    pub listener: Name,
+    /// The listener that took it; it may be renamed.
+    listener: Arc<ArcSwap<Name>>,
     /// The other end; `None` on a Unix socket.
     pub client: Option<SocketAddr>,
     /// Our end.
@@ -39,10 +41,12 @@ pub struct ConnectionInfo {
 }
 
 /// How the connections of a listener come to their end, step by step. Each step stays.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Ending {
     /// Answers say `Connection: close`, HTTP/2 gets GOAWAY. Idle connections stay, so that no request meets a close.
-    pub announced: CancellationToken,
+    pub announced: AtomicBool,
+    /// What a listener that is gone still serves. It is let go with [`Self::all`].
+    pub last: ArcSwapOption<Snapshot>,
     /// Connections between two requests are closed.
     pub idle: CancellationToken,
     /// WebSockets are closed with 1012 (service restart), spread over [`Self::spread_millis`].
@@ -64,10 +68,24 @@ pub struct TlsFacts {
     pub version: &'static str,
 }
 
+impl Ending {
+    /// Ends everything that is left.
+    pub fn end_all(&self) {
+        self.all.cancel();
+        self.last.store(None);
+    }
+}
+
+impl fmt::Debug for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ending").field("announced", &self.announced).finish_non_exhaustive()
+    }
+}
+
 impl ConnectionInfo {
     /// A new connection that awaits a head.
     pub fn new(
-        listener: Name,
+        listener: Arc<ArcSwap<Name>>,
         client: Option<SocketAddr>,
         local: Option<SocketAddr>,
         tls: Option<TlsFacts>,
@@ -87,6 +105,11 @@ impl ConnectionInfo {
         }
     }
 
+    /// The name of its listener.
+    pub fn listener(&self) -> Arc<Name> {
+        self.listener.load_full()
+    }
+
     /// The limits of its listener when it was made.
     pub fn limits(&self) -> &ListenerLimits {
         &self.limits
@@ -94,7 +117,7 @@ impl ConnectionInfo {
 
     /// Whether it should end after the present request.
     pub fn is_draining(&self) -> bool {
-        self.ending.announced.is_cancelled()
+        self.ending.announced.load(Ordering::Acquire)
     }
 
     /// How it comes to its end.

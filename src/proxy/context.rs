@@ -70,6 +70,18 @@ pub(super) struct Labels {
     pub(super) access_log: Option<Arc<AccessLog>>,
 }
 
+/// What a request asks for, as far as its timeouts differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// An answer.
+    #[default]
+    Answer,
+    /// Events or gRPC messages: once the head says so, silence is no fault.
+    Stream,
+    /// A WebSocket: silence is no fault from the start.
+    WebSocket,
+}
+
 /// The tries of a request on endpoints.
 #[derive(Default)]
 pub(super) struct Tries {
@@ -91,8 +103,10 @@ pub(super) struct Tries {
     pub(super) took: Option<Duration>,
     /// Ends a try that takes too long.
     pub(super) watchdog: Option<Watchdog>,
-    /// The exchange is a WebSocket, an event stream or gRPC.
-    pub(super) is_stream: bool,
+    /// What the request asks for.
+    pub(super) exchange: Exchange,
+    /// The largest request body; `None` where there is no limit.
+    pub(super) max_body_bytes: Option<u64>,
 }
 
 impl RequestContext {

@@ -12,8 +12,9 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::{
-    context::RequestContext,
+    context::{Exchange, RequestContext},
     failure::Failure,
+    upgrade,
     watchdog::{Expired, Watchdog},
 };
 use crate::upstream::{NoEndpoint, Picked, UpstreamProtocol};
@@ -47,10 +48,14 @@ pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     let tries = &mut ctx.tries;
     tries.began.get_or_insert_with(Instant::now);
     tries.count += 1;
-    let mut peer = picked.peer(&tries.timeouts, tries.is_stream);
-    if !tries.is_stream {
+    let mut peer = picked.peer(&tries.timeouts, tries.exchange != Exchange::Answer);
+    match tries.exchange {
         // Pingora has one timeout for both; where they differ the watchdog keeps the smaller one.
-        peer.options.read_timeout = Some(tries.timeouts.first_byte.max(tries.timeouts.idle));
+        Exchange::Answer => {
+            peer.options.read_timeout = Some(tries.timeouts.first_byte.max(tries.timeouts.idle));
+        }
+        Exchange::Stream => {}
+        Exchange::WebSocket => upgrade::prepare(&mut peer),
     }
     tries.tried.add(picked.endpoint());
     tries.picked = Some(picked);
@@ -70,7 +75,12 @@ pub(super) fn connected(socket: std::os::fd::RawFd, ctx: &mut RequestContext) {
         .as_ref()
         .and_then(|snapshot| snapshot.upstreams.get(tries.upstream?))
         .is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http1);
-    if is_http1 && !tries.is_stream && Watchdog::is_needed(&tries.timeouts) {
+    let is_needed = match tries.exchange {
+        Exchange::Answer => Watchdog::is_needed(&tries.timeouts),
+        Exchange::Stream => true,
+        Exchange::WebSocket => false,
+    };
+    if is_http1 && is_needed {
         let spent = tries.began.map(|began| began.elapsed()).unwrap_or_default();
         tries.watchdog = Watchdog::start(socket, tries.timeouts, spent);
     }
@@ -106,6 +116,7 @@ pub(super) fn try_failed(
             | ErrorType::WriteError
             | ErrorType::H2Error
             | ErrorType::InvalidH2
+            | ErrorType::H2Downgrade
     ) && *error.esource() == pingora_error::ErrorSource::Upstream;
     let is_safe =
         matches!(session.req_header().method, Method::GET | Method::HEAD | Method::OPTIONS);

@@ -66,6 +66,8 @@ impl Failure {
     pub(super) fn of(error: &Error) -> Self {
         use ErrorType as E;
         match (error.esource(), error.etype()) {
+            // A client that sends more than its request (Pingora's `v1/server.rs` calls it so).
+            (ErrorSource::Downstream, E::ConnectError) => Self::ClientInvalid,
             (_, E::ConnectTimedout | E::TLSHandshakeTimedout) => Self::ConnectTimeout,
             (
                 _,

@@ -5,10 +5,14 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use http::{HeaderName, HeaderValue, Uri, header::FORWARDED, header::HOST, uri::PathAndQuery};
+use http::{
+    HeaderName, HeaderValue, Uri,
+    header::{CONNECTION, FORWARDED, HOST},
+    uri::PathAndQuery,
+};
 use pingora_http::RequestHeader;
 
-use super::client_address::ClientAddress;
+use super::{client_address::ClientAddress, failure::Failure};
 use crate::route::{Rewrite, capture};
 
 /// The client and the proxies before us.
@@ -17,11 +21,24 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// Headers that other proxies use for the client's address; from an untrusted client they are lies.
-const ALIASES: [HeaderName; 4] = [
+const ALIASES: [HeaderName; 15] = [
     HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("true-client-ip"),
     HeaderName::from_static("x-client-ip"),
+    HeaderName::from_static("x-cluster-client-ip"),
+    HeaderName::from_static("cf-connecting-ip"),
     HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("front-end-https"),
+    // Some frameworks take these for the path, which is a way around a route.
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    // Gateways that turn "-" into "_" can't tell these from ours.
+    HeaderName::from_static("x_forwarded_for"),
+    HeaderName::from_static("x_forwarded_proto"),
+    HeaderName::from_static("x_forwarded_host"),
+    HeaderName::from_static("x_real_ip"),
 ];
 /// The request's id, made here or passed on.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -177,21 +194,69 @@ pub(super) fn rewrite(
         },
         (None, None) => return,
     };
-    replace_path(request, &new_path);
+    // A path from captures that is no path leaves the one that was matched.
+    let _ = replace_path(request, &new_path);
 }
 
-/// Puts another path into the request's target; the query stays. A path that is no path is left out.
-pub(super) fn replace_path(request: &mut RequestHeader, path: &str) {
+/// Puts another path into the request's target; the query stays. Whether that was possible.
+#[must_use]
+pub(super) fn replace_path(request: &mut RequestHeader, path: &str) -> bool {
     let target = match request.uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let Ok(target) = PathAndQuery::try_from(target) else { return };
+    let Ok(target) = PathAndQuery::try_from(target) else { return false };
     let mut parts = request.uri.clone().into_parts();
     parts.path_and_query = Some(target);
-    if let Ok(uri) = Uri::from_parts(parts) {
-        request.set_uri(uri);
+    match Uri::from_parts(parts) {
+        Ok(uri) => {
+            request.set_uri(uri);
+            true
+        }
+        Err(_) => false,
     }
+}
+
+/// Removes what a client's `Connection` names (RFC 9110, section 7.6.1); `close`, `keep-alive` and `upgrade` stay there.
+///
+/// Pingora does it too, on its copy and after the policies: a client could then remove the headers that they set.
+///
+/// # Errors
+/// A field that frames the message or tells where it comes from is named.
+pub(super) fn strip_nominated(request: &mut RequestHeader) -> Result<(), Failure> {
+    if !request.headers.contains_key(CONNECTION) {
+        return Ok(());
+    }
+    let mut kept: Vec<String> = Vec::new();
+    let mut named = Vec::new();
+    for line in request.headers.get_all(CONNECTION) {
+        for token in line.to_str().map_err(|_| Failure::ClientInvalid)?.split(',') {
+            let token = token.trim().to_ascii_lowercase();
+            match token.as_str() {
+                "" => {}
+                "close" | "keep-alive" | "upgrade" => kept.push(token),
+                "host" | "content-length" | "transfer-encoding" | "forwarded" => {
+                    return Err(Failure::ClientInvalid);
+                }
+                name if name.starts_with("x-forwarded-") => return Err(Failure::ClientInvalid),
+                name => named.push(
+                    HeaderName::from_bytes(name.as_bytes()).map_err(|_| Failure::ClientInvalid)?,
+                ),
+            }
+        }
+    }
+    if named.is_empty() {
+        return Ok(());
+    }
+    for name in &named {
+        request.remove_header(name);
+    }
+    set(
+        request,
+        CONNECTION,
+        (!kept.is_empty()).then(|| HeaderValue::from_str(&kept.join(", ")).ok()).flatten(),
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -257,6 +322,27 @@ mod tests {
         assert_eq!(text(&request, "x-forwarded-for"), "1.2.3.4, 10.0.0.3, 192.0.2.1");
         assert_eq!(text(&request, "x-forwarded-proto"), "http");
         assert!(text(&request, "forwarded").starts_with("for=1.2.3.4, for=192.0.2.1;proto=https"));
+    }
+
+    #[test]
+    fn what_connection_names_is_removed_before_policies_act() {
+        let mut named = request();
+        for (name, value) in [
+            ("connection", "Upgrade, X-Tenant"),
+            ("connection", "close"),
+            ("x-tenant", "1"),
+            ("x-other", "2"),
+        ] {
+            named.append_header(name, value).unwrap();
+        }
+        strip_nominated(&mut named).unwrap();
+        assert_eq!(text(&named, "connection"), "upgrade, close");
+        assert_eq!((text(&named, "x-tenant"), text(&named, "x-other")), ("", "2"));
+        for protected in ["host", "Content-Length", "x-forwarded-for"] {
+            let mut named = request();
+            named.append_header("connection", protected).unwrap();
+            assert!(strip_nominated(&mut named).is_err(), "{protected}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod forward;
 mod outcome;
 mod relay;
 mod respond;
+mod upgrade;
 mod watchdog;
 
 use std::{sync::Arc, time::Duration};
@@ -115,12 +116,12 @@ impl ProxyHttp for Edge {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end_of_stream: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::request_body(body.as_ref(), ctx)
+        relay::request_body(session, body.as_ref(), ctx)
     }
 
     async fn upstream_response_filter(
@@ -150,8 +151,7 @@ impl ProxyHttp for Edge {
         end_of_stream: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
-        relay::response_body(end_of_stream, ctx);
-        Ok(None)
+        relay::response_body(end_of_stream, ctx).map(|()| None)
     }
 
     fn error_while_proxy(

@@ -1,6 +1,6 @@
 //! After the last byte: counters and the access log line.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Version;
 use pingora_error::Error;
@@ -11,6 +11,9 @@ use crate::telemetry::{
     Entry,
     metrics::{Metrics, RequestRefused},
 };
+
+/// How long the rest of a body is read after an answer that did not wait for it.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Counts a finished request and writes its line.
 pub(super) fn record(
@@ -26,7 +29,14 @@ pub(super) fn record(
         (None, None) => None,
     };
     let bytes_out = session.body_bytes_sent() as u64;
-    let status = session.response_written().map_or(0, |head| head.status.as_u16());
+    // It may have outlived its try where the answer had no body.
+    ctx.tries.watchdog = None;
+    let status = session
+        .response_written()
+        .filter(|head| {
+            !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS
+        })
+        .map_or(0, |head| head.status.as_u16());
     let reason = match (&ctx.failure, error) {
         (Some(failure), _) => Some(failure.reason()),
         (None, Some(error)) => Some(Failure::of(error).reason()),
@@ -76,18 +86,21 @@ pub(super) fn record(
 
 /// Reads what is left of the request's body, so that the next byte on the connection belongs to a head.
 ///
-/// Pingora would do it later; the I/O type must know when a head begins. It is bounded by the listener's body idle time
-/// in all: whoever sends more after an answer has its connection closed.
+/// Pingora would do it later; the I/O type must know when a head begins. It is bounded in time: whoever sends more after an answer has its connection closed.
 pub(super) async fn finish(session: &mut Session, ctx: &RequestContext) {
     let Some(connection) = &ctx.connection else { return };
     if session.is_http2() {
         return;
     }
     if session.get_keepalive().is_some() {
-        session.set_total_drain_timeout(Some(connection.limits().body_idle));
+        session.set_total_drain_timeout(Some(connection.limits().body_idle.min(LINGER)));
         if session.drain_request_body().await.is_err() {
             session.set_keepalive(None);
         }
+    } else if ctx.is_own_answer {
+        // A socket that is closed with unread bytes resets, and the client never reads the answer.
+        session.set_total_drain_timeout(Some(LINGER));
+        drop(session.drain_request_body().await);
     }
     connection.awaiting_head();
 }

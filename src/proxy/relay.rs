@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, COOKIE, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TE, TRANSFER_ENCODING, UPGRADE},
 };
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
-    context::RequestContext,
+    context::{Exchange, RequestContext},
     failure::Failure,
     forward::{self, Forwarding},
     respond,
@@ -61,28 +61,42 @@ fn join_cookies(request: &mut RequestHeader) {
 }
 
 /// A piece of the request's body: counted against the route's limit.
-pub(super) fn request_body(body: Option<&Bytes>, ctx: &mut RequestContext) -> Result<()> {
+pub(super) fn request_body(
+    session: &Session,
+    body: Option<&Bytes>,
+    ctx: &mut RequestContext,
+) -> Result<()> {
     let Some(body) = body else { return Ok(()) };
     ctx.body_bytes += body.len() as u64;
-    let Some(route) = &ctx.route else { return Ok(()) };
-    if ctx.tries.is_stream || ctx.body_bytes <= route.max_body_bytes {
+    if let Some(watchdog) = &ctx.tries.watchdog {
+        watchdog.saw_request_byte();
+    }
+    if session.was_upgraded()
+        || ctx.tries.max_body_bytes.is_none_or(|limit| ctx.body_bytes <= limit)
+    {
         return Ok(());
     }
-    let failure = Failure::BodyTooLarge;
+    Err(fail(ctx, Failure::BodyTooLarge))
+}
+
+fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
     ctx.failure = Some(failure.clone());
-    Err(failure.into_error())
+    failure.into_error()
 }
 
 /// The endpoint's head came, a 1xx too.
 pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext) {
-    let tries = &mut ctx.tries;
-    if let Some(watchdog) = &tries.watchdog {
-        watchdog.saw_byte();
-    }
     if response.status.is_informational()
         && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
         return;
+    }
+    let tries = &mut ctx.tries;
+    if let Some(watchdog) = &tries.watchdog {
+        if tries.exchange == Exchange::Stream && is_stream(response) {
+            watchdog.allow_silence(tries.timeouts.stream_idle);
+        }
+        watchdog.saw_byte();
     }
     if tries.first_byte.is_none() {
         tries.first_byte = tries.began.map(|began| began.elapsed());
@@ -92,6 +106,16 @@ pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext)
             response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
     }
+}
+
+/// Events or gRPC messages, as the endpoint says.
+fn is_stream(response: &ResponseHeader) -> bool {
+    let kind = response
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    kind.starts_with("text/event-stream") || kind.starts_with("application/grpc")
 }
 
 /// The response's head on its way to the client.
@@ -124,12 +148,11 @@ pub(super) fn response_head(
 
 /// Fields of the endpoint's connection, and those that its `Connection` names, end here (RFC 9110, section 7.6.1).
 fn strip_hop_by_hop(response: &mut ResponseHeader) {
-    if let Some(nominated) = response.headers.get(CONNECTION) {
+    if response.headers.contains_key(CONNECTION) {
         // Framing is Pingora's matter; a nomination can't touch it.
-        let names: Vec<HeaderName> = nominated
-            .to_str()
-            .unwrap_or_default()
-            .split(',')
+        let lines = response.headers.get_all(CONNECTION).iter();
+        let names: Vec<HeaderName> = lines
+            .flat_map(|line| line.to_str().unwrap_or_default().split(','))
             .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
             .filter(|name| !matches!(*name, CONTENT_LENGTH | TRANSFER_ENCODING | CONNECTION))
             .collect();
@@ -144,14 +167,27 @@ fn strip_hop_by_hop(response: &mut ResponseHeader) {
 }
 
 /// A piece of the response's body came from the endpoint.
-pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) {
+///
+/// # Errors
+/// The watchdog ended the answer: its end must not look like a whole one.
+pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Result<()> {
     if let Some(watchdog) = &ctx.tries.watchdog {
         watchdog.saw_byte();
+        if watchdog.expired().is_some() {
+            return Err(fail(ctx, Failure::UpstreamTimeout));
+        }
+    }
+    let over = |began: std::time::Instant| {
+        ctx.tries.timeouts.total.is_some_and(|total| began.elapsed() > total)
+    };
+    if ctx.tries.exchange == Exchange::Answer && ctx.tries.began.is_some_and(over) {
+        return Err(fail(ctx, Failure::TotalTimeout));
     }
     if end_of_stream {
         ctx.tries.watchdog = None;
         ctx.tries.took = ctx.tries.began.map(|began| began.elapsed());
     }
+    Ok(())
 }
 
 /// No try gave an answer: the edge gives its own.

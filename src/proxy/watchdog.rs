@@ -6,6 +6,7 @@
 //! For HTTP/1.1 upstreams only: connections of HTTP/2 carry other requests too, and Pingora's own timeout is used there.
 
 use std::{
+    mem::MaybeUninit,
     net::Shutdown,
     os::fd::{BorrowedFd, RawFd},
     sync::{
@@ -32,6 +33,10 @@ pub(super) enum Expired {
 struct Shared {
     /// Milliseconds from the start to the last byte of the answer; 0 before the first.
     last_byte: AtomicU64,
+    /// Milliseconds from the start to the last byte of the request.
+    last_request_byte: AtomicU64,
+    /// Milliseconds of silence that an answer may have.
+    idle: AtomicU64,
     /// 0: not expired; 1: silence; 2: total.
     expired: AtomicU8,
     /// The first byte came: from here on another limit holds.
@@ -63,7 +68,8 @@ impl Watchdog {
         // SAFETY: `socket` is open for the whole call, see above; the borrow ends with this statement.
         let own = unsafe { BorrowedFd::borrow_raw(socket) }.try_clone_to_owned().ok()?;
         let socket = socket2::Socket::from(own);
-        let shared = Arc::new(Shared::default());
+        let shared =
+            Arc::new(Shared { idle: AtomicU64::new(millis(timeouts.idle)), ..Shared::default() });
         let started = Instant::now();
         let watched = shared.clone();
         let task = tokio::spawn(async move {
@@ -71,15 +77,28 @@ impl Watchdog {
             loop {
                 let last_byte = watched.last_byte.load(Ordering::Relaxed);
                 let silence = if last_byte == 0 {
-                    started + timeouts.first_byte
+                    let sent = watched.last_request_byte.load(Ordering::Relaxed);
+                    started + Duration::from_millis(sent) + timeouts.first_byte
                 } else {
-                    started + Duration::from_millis(last_byte) + timeouts.idle
+                    started
+                        + Duration::from_millis(last_byte + watched.idle.load(Ordering::Relaxed))
                 };
                 let (limit, which) = match total {
                     Some(total) if total < silence => (total, 2),
                     _ => (silence, 1),
                 };
                 if Instant::now() >= limit {
+                    // Bytes that wait are not read because the client takes none: the endpoint is not silent.
+                    if which == 1
+                        && socket
+                            .peek(&mut [MaybeUninit::uninit()])
+                            .is_ok_and(|waiting| waiting > 0)
+                    {
+                        watched
+                            .last_byte
+                            .store(millis(started.elapsed()).max(1), Ordering::Relaxed);
+                        continue;
+                    }
                     watched.expired.store(which, Ordering::Release);
                     // It fails only where the connection is gone already.
                     drop(socket.shutdown(Shutdown::Both));
@@ -94,10 +113,20 @@ impl Watchdog {
         Some(Self { shared, started, task })
     }
 
+    /// A byte of the request went: the time to the first byte of the answer begins anew.
+    pub(super) fn saw_request_byte(&self) {
+        self.shared.last_request_byte.store(millis(self.started.elapsed()), Ordering::Relaxed);
+    }
+
+    /// From now on the answer may be silent for so long.
+    pub(super) fn allow_silence(&self, idle: Duration) {
+        self.shared.idle.store(millis(idle), Ordering::Relaxed);
+    }
+
     /// A byte of the answer came.
     pub(super) fn saw_byte(&self) {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if self.shared.last_byte.swap(millis.max(1), Ordering::Relaxed) == 0 {
+        if self.shared.last_byte.swap(millis(self.started.elapsed()).max(1), Ordering::Relaxed) == 0
+        {
             self.shared.began.notify_one();
         }
     }
@@ -118,6 +147,10 @@ impl Drop for Watchdog {
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd;
@@ -129,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    fn millis(first_byte: u64, idle: u64, total: Option<u64>) -> Timeouts {
+    fn limits(first_byte: u64, idle: u64, total: Option<u64>) -> Timeouts {
         Timeouts {
             first_byte: Duration::from_millis(first_byte),
             idle: Duration::from_millis(idle),
@@ -147,9 +180,9 @@ mod tests {
     #[tokio::test]
     async fn silence_and_total_end_the_connection() {
         for (timeouts, has_begun, which) in [
-            (millis(30, 5_000, None), false, Expired::Silence),
-            (millis(60_000, 30, None), true, Expired::Silence),
-            (millis(5_000, 5_000, Some(30)), false, Expired::Total),
+            (limits(30, 5_000, None), false, Expired::Silence),
+            (limits(60_000, 30, None), true, Expired::Silence),
+            (limits(5_000, 5_000, Some(30)), false, Expired::Total),
         ] {
             let (mut client, _server) = pair().await;
             let watchdog = Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO).unwrap();
@@ -168,19 +201,35 @@ mod tests {
     async fn bytes_keep_it_alive_and_dropping_it_stops_it() {
         let (mut client, mut server) = pair().await;
         let watchdog =
-            Watchdog::start(client.as_raw_fd(), millis(10, 60_000, None), Duration::ZERO).unwrap();
+            Watchdog::start(client.as_raw_fd(), limits(10, 60_000, None), Duration::ZERO).unwrap();
         watchdog.saw_byte();
         drop(watchdog);
         server.write_all(b"x").await.unwrap();
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 1);
     }
 
+    #[tokio::test]
+    async fn an_upload_is_not_silence_and_neither_are_bytes_that_wait() {
+        let (client, mut server) = pair().await;
+        let watchdog =
+            Watchdog::start(client.as_raw_fd(), limits(120, 120, None), Duration::ZERO).unwrap();
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            watchdog.saw_request_byte();
+        }
+        assert_eq!(watchdog.expired(), None, "the request is still being sent");
+        watchdog.saw_byte();
+        server.write_all(b"waiting").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(watchdog.expired(), None, "nobody has read what came");
+    }
+
     #[test]
     fn equal_limits_need_none() {
         assert!(!Watchdog::is_needed(&Timeouts::default()));
         assert!(
-            Watchdog::is_needed(&millis(10, 20, None))
-                && Watchdog::is_needed(&millis(10, 10, Some(5)))
+            Watchdog::is_needed(&limits(10, 20, None))
+                && Watchdog::is_needed(&limits(10, 10, Some(5)))
         );
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::state::{Core, LastReload};
+use super::state::{Core, LastReload, Phase};
 use crate::{
     config::{self, Config, Loaded, Report},
     snapshot::{self, Leniency},
@@ -85,6 +85,10 @@ impl Core {
     }
 
     async fn try_reload(&self, trigger: Trigger) -> Result<Taken, Refusal> {
+        if self.phase() == Phase::Draining {
+            let message = "the edge is ending and takes no other configuration";
+            return Err(Refusal { report: Report::of_message(&self.options.config, message) });
+        }
         let path = self.options.config.clone();
         let loading = self.control.spawn_blocking(move || config::load(&path));
         let loaded = match loading.await {
@@ -92,7 +96,12 @@ impl Core {
             Ok(Err(report)) => return Err(Refusal { report }),
             Err(panic) => {
                 error!(%panic, "loading the configuration failed");
-                return Ok(Taken { generation: self.snapshot.load().generation, is_new: false });
+                return Err(Refusal {
+                    report: Report::of_message(
+                        &self.options.config,
+                        "loading it failed; see the log",
+                    ),
+                });
             }
         };
         let present = self.in_force();
@@ -141,7 +150,7 @@ impl Core {
         // An endpoint that was not probed in time serves where none is healthy.
         drop(tokio::time::timeout(config.reload.warm_up, probed).await);
         let generation = next.generation;
-        self.listeners.retire(&plan, present.config.server.drain);
+        self.listeners.retire(&plan, present.config.server.drain, &self.snapshot.load_full());
         self.snapshot.store(Arc::new(next));
         self.listeners.start(plan);
         self.live.metrics.generation(generation);
@@ -225,6 +234,7 @@ fn refuse_fixed(new: &Config, old: &Config, problems: &mut Problems) {
         ("server", "workers", new.server.workers != old.server.workers),
         ("server", "state_dir", new.server.state_dir != old.server.state_dir),
         ("admin", "address", new.admin.address != old.admin.address),
+        ("reload", "watch", new.reload.watch != old.reload.watch),
         ("admin", "token", new.admin.token != old.admin.token),
     ];
     for (section, key, is_changed) in fixed {

@@ -222,5 +222,5 @@ fn listener_table(
                 .find_map(|(site, _)| site.tls.clone()),
         ),
     };
-    ListenerTable { hosts, unknown, default_tls, limits: listener.limits }
+    ListenerTable { hosts, unknown, default_tls, tls: listener.tls, limits: listener.limits }
 }

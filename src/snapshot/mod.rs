@@ -56,6 +56,8 @@ pub struct ListenerTable {
     pub unknown: Unknown,
     /// The site whose certificate a handshake without a known name gets, where it gets one.
     pub default_tls: Option<Arc<SiteTls>>,
+    /// It speaks TLS.
+    pub tls: bool,
     /// Its limits.
     pub limits: ListenerLimits,
 }
