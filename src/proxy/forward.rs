@@ -146,7 +146,7 @@ pub(super) fn is_request_id(value: &HeaderValue) -> bool {
 }
 
 /// 128 random bits as 32 hexadecimal digits. Unique, not secret.
-pub(super) fn new_request_id() -> HeaderValue {
+pub fn new_request_id() -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let random = fastrand::u128(..);
     let mut text = [b'0'; 32];

@@ -4,6 +4,8 @@
 //! `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
 
 mod arrive;
+#[doc(hidden)]
+pub mod bench;
 mod client_address;
 mod connection;
 mod context;

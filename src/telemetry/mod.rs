@@ -1,6 +1,8 @@
 //! What the edge tells about itself: metrics, access log, its own log.
 
 mod access_log;
+#[doc(hidden)]
+pub mod bench;
 mod config;
 pub mod logging;
 pub mod metrics;

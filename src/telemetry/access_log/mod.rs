@@ -82,8 +82,33 @@ pub struct AccessLog {
 #[derive(Debug)]
 struct Output {
     queue: Queue,
+    form: Line,
+}
+
+/// How a line is written. `crate::telemetry::bench` opens it to the benchmarks.
+#[derive(Debug)]
+pub struct Line {
     format: AccessLogFormat,
     fields: Fields,
+}
+
+impl Line {
+    /// As the configuration says.
+    pub fn new(config: &AccessLogConfig) -> Self {
+        Self { format: config.format, fields: Fields::new(config) }
+    }
+
+    /// The line of a request, with its line feed.
+    pub fn format(&self, entry: &Entry<'_>) -> Vec<u8> {
+        // Most lines are 300 to 600 bytes long.
+        let mut line = Vec::with_capacity(640);
+        match self.format {
+            AccessLogFormat::Json => json::write(&mut line, entry, &self.fields),
+            AccessLogFormat::Combined => combined::write(&mut line, entry, &self.fields),
+        }
+        line.push(b'\n');
+        line
+    }
 }
 
 /// What of a request's head is written, and how.
@@ -115,22 +140,14 @@ impl AccessLog {
             return Ok(Self { output: None });
         }
         let queue = Queue::start(writer::Sink::open(&config.output)?, dropped)?;
-        Ok(Self {
-            output: Some(Output { queue, format: config.format, fields: Fields::new(config) }),
-        })
+        Ok(Self { output: Some(Output { queue, form: Line::new(config) }) })
     }
 
     /// Formats a line and leaves it for the writer. Never waits.
     pub fn write(&self, entry: &Entry<'_>) {
-        let Some(output) = &self.output else { return };
-        // Most lines are 300 to 600 bytes long.
-        let mut line = Vec::with_capacity(640);
-        match output.format {
-            AccessLogFormat::Json => json::write(&mut line, entry, &output.fields),
-            AccessLogFormat::Combined => combined::write(&mut line, entry, &output.fields),
+        if let Some(output) = &self.output {
+            output.queue.push(output.form.format(entry));
         }
-        line.push(b'\n');
-        output.queue.push(line);
     }
 
     /// Waits until every line that was left before is written, at most for `deadline`; says whether it is done. Blocks

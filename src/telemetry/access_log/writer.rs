@@ -1,6 +1,7 @@
 //! The queue of lines and the thread that writes them.
 //!
-//! Lines are written in batches, one write a batch. A file is appended to, and opened again when somebody moved or
+//! Lines are written in batches, one write a batch, and gathered for a few milliseconds before: waking the thread for
+//! each line costs a request more than formatting it. A file is appended to, and opened again when somebody moved or
 //! removed it (log rotation). Lines that fail to be written are lost and counted; the log says so once a minute.
 
 use std::{
@@ -27,6 +28,8 @@ const MAX_LINES: usize = 8_192;
 const MAX_BYTES: usize = 16 << 20;
 /// A batch is written when it has as many bytes, or when no line waits.
 const BATCH_BYTES: usize = 64 << 10;
+/// How long the first line of a batch waits for others. The queue takes 1.6 million lines a second meanwhile.
+const GATHER: Duration = Duration::from_millis(5);
 /// How often a failing write is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
 /// How often the file is compared with what has its name.
@@ -91,7 +94,12 @@ struct Writer {
 impl Writer {
     fn run(mut self, lines: &Receiver<Vec<u8>>) {
         let mut batch = Vec::with_capacity(BATCH_BYTES);
+        let mut is_behind = false;
         while let Ok(first) = lines.recv() {
+            // Nobody is woken while this sleeps. With a full batch behind us there are lines enough.
+            if !is_behind {
+                thread::sleep(GATHER);
+            }
             batch.extend_from_slice(&first);
             let mut count = 1;
             while batch.len() < BATCH_BYTES
@@ -100,6 +108,7 @@ impl Writer {
                 batch.extend_from_slice(&line);
                 count += 1;
             }
+            is_behind = batch.len() >= BATCH_BYTES;
             if let Err(error) = self.sink.write(&batch, Instant::now()) {
                 self.failed(count, &error, Instant::now());
             }

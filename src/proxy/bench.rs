@@ -1,0 +1,43 @@
+//! A door for `benches/`: the request path's work on heads, which is private otherwise. Not for other use.
+
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use pingora_http::RequestHeader;
+
+pub use super::forward::new_request_id;
+use super::{
+    client_address,
+    forward::{Forwarding, set_forwarding_headers},
+};
+use crate::types::Cidr;
+
+/// One connection that requests come from.
+#[derive(Debug)]
+pub struct Hop {
+    peer: IpAddr,
+    trusted: Box<[Cidr]>,
+    host: Box<str>,
+    request_id: HeaderValue,
+}
+
+impl Hop {
+    /// A TLS connection from `peer`.
+    pub fn new(peer: IpAddr, trusted: &[Cidr], host: &str) -> Self {
+        Self { peer, trusted: trusted.into(), host: host.into(), request_id: new_request_id() }
+    }
+
+    /// Finds the client of a request, and writes the forwarding headers.
+    pub fn forward(&self, request: &mut RequestHeader) {
+        let client = client_address::find(Some(self.peer), &request.headers, &self.trusted);
+        let forwarding = Forwarding {
+            peer: Some(self.peer),
+            client,
+            is_tls: true,
+            host: &self.host,
+            port: Some(443),
+            request_id: &self.request_id,
+        };
+        set_forwarding_headers(request, &forwarding);
+    }
+}
