@@ -90,9 +90,12 @@ fn soak(form: &Form) {
         } else if k % 10 == 0 {
             assert_eq!(extra_listener(&edge), None);
         }
-        sockets.push_back(edge.client().web_socket("/ws").expect("a new WebSocket"));
+        let mut socket = edge.client().web_socket("/ws").expect("a new WebSocket");
+        assert_eq!(socket.echo("first"), "first", "the WebSocket of configuration {k}");
+        sockets.push_back((k, socket));
         if sockets.len() > LIFE {
-            end(sockets.pop_front().expect("a WebSocket"));
+            let (since, socket) = sockets.pop_front().expect("a WebSocket");
+            end(since, socket);
         }
         memory.push((k as f64, edge.rss() as f64));
     }
@@ -106,7 +109,7 @@ fn soak(form: &Form) {
     let pieces: Vec<u64> = streams.into_iter().map(Stream::stop).collect();
     // The sockets are open still: a stream does not hold the configuration that it began under.
     assert_eventually!(edge.metric("tidegate_config_snapshots", ()) == 1.0);
-    sockets.into_iter().for_each(end);
+    sockets.into_iter().for_each(|(since, socket)| end(since, socket));
     origins.saw_one_generation_each();
     let growth = slope(&memory[form.settled as usize..]) * 100.0;
     println!(
@@ -218,8 +221,14 @@ fn extra_listener(edge: &Edge) -> Option<String> {
     extra["address"].as_str().map(str::to_owned)
 }
 
-fn end(mut socket: WebSocket) {
-    assert_eq!(socket.echo("last"), "last");
+/// Ends the WebSocket that was opened under configuration `since`.
+fn end(since: u64, mut socket: WebSocket) {
+    socket.send("last").unwrap_or_else(|failure| panic!("the WebSocket of {since}: {failure}"));
+    let answer = socket.next(PIECE);
+    let is_whole = answer.as_ref().is_ok_and(|message| {
+        message.as_ref().is_some_and(|message| message.to_text().is_ok_and(|text| text == "last"))
+    });
+    assert!(is_whole, "the WebSocket of configuration {since}: {answer:?}");
     socket.close().expect("the other side answers the close");
 }
 
@@ -312,4 +321,38 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     let above: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
     let below: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
     above / below
+}
+#[test]
+#[ignore = "slow: scratch"]
+fn scratch_ws() {
+    let origin = Origin::builder().web_socket().start();
+    let edge = Edge::start(&[&origin], "");
+    let mut bad = 0;
+    for n in 0..500 {
+        let mut socket = edge.client().web_socket("/ws").expect("a new WebSocket");
+        socket.send("first").unwrap();
+        let got = socket.next(PIECE);
+        if !got.as_ref().is_ok_and(|m| m.is_some()) {
+            bad += 1;
+            if bad < 4 {
+                println!("{n} {got:?}");
+                std::thread::sleep(Duration::from_millis(50));
+                println!("{:?}", edge.access_log().last());
+            }
+        }
+        if n % 2 == 0 {
+            let _ = socket.close();
+        }
+    }
+    println!("{bad} of 500 bad");
+    let direct = Client::to(&origin);
+    let mut bad = 0;
+    for _ in 0..500 {
+        let mut socket = direct.web_socket("/ws").expect("a new WebSocket");
+        socket.send("first").unwrap();
+        if !socket.next(PIECE).is_ok_and(|m| m.is_some()) {
+            bad += 1;
+        }
+    }
+    println!("{bad} of 500 bad directly");
 }
