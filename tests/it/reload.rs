@@ -74,7 +74,7 @@ fn a_file_that_is_still_being_written_is_not_taken() {
 }
 
 /// Makes the links of a mounted `ConfigMap`: the file → `..data`/file, `..data` → a directory.
-fn mount(directory: &Path, version: &str, text: &str) {
+pub fn mount(directory: &Path, version: &str, text: &str) {
     write_file(directory, &format!("..{version}/site.toml"), text);
     let new = directory.join("..data_tmp");
     symlink(format!("..{version}"), &new).unwrap();

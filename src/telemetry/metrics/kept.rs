@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,8 +22,15 @@ pub(super) struct Kept<K, V> {
 
 #[derive(Debug)]
 struct Entry<V> {
-    handles: Weak<V>,
+    handles: Arc<V>,
     unheld_since: Option<Instant>,
+}
+
+impl<V> Entry<V> {
+    /// Whether anybody but this map holds it. Nobody else makes a first reference: that takes the map's lock.
+    fn is_held(&self) -> bool {
+        Arc::strong_count(&self.handles) > 1
+    }
 }
 
 impl<K: Clone + Eq + Hash, V> Kept<K, V> {
@@ -31,21 +38,21 @@ impl<K: Clone + Eq + Hash, V> Kept<K, V> {
         Self { entries: Mutex::default() }
     }
 
-    /// The handles of `key`; made, where nobody holds them.
+    /// The handles of `key`; made, where there are none.
     pub(super) fn resolve(&self, key: K, make: impl FnOnce(&K) -> V) -> Arc<V> {
         let mut entries = self.lock();
-        if let Some(handles) = entries.get(&key).and_then(|entry| entry.handles.upgrade()) {
-            return handles;
+        if let Some(entry) = entries.get(&key) {
+            return entry.handles.clone();
         }
         let handles = Arc::new(make(&key));
-        entries.insert(key, Entry { handles: Arc::downgrade(&handles), unheld_since: None });
+        entries.insert(key, Entry { handles: handles.clone(), unheld_since: None });
         handles
     }
 
     /// Forgets what nobody has held for [`KEEP`], and passes each such key to `remove`.
     pub(super) fn sweep(&self, now: Instant, mut remove: impl FnMut(&K)) {
         self.lock().retain(|key, entry| {
-            if entry.handles.strong_count() > 0 {
+            if entry.is_held() {
                 entry.unheld_since = None;
                 return true;
             }
@@ -60,10 +67,20 @@ impl<K: Clone + Eq + Hash, V> Kept<K, V> {
 
     /// What is held now.
     pub(super) fn held(&self) -> Vec<(K, Arc<V>)> {
+        self.those(Entry::is_held)
+    }
+
+    /// What is held, and what has been within the last ten minutes.
+    pub(super) fn all(&self) -> Vec<(K, Arc<V>)> {
+        self.those(|_| true)
+    }
+
+    fn those(&self, are_asked_for: impl Fn(&Entry<V>) -> bool) -> Vec<(K, Arc<V>)> {
         let entries = self.lock();
         entries
             .iter()
-            .filter_map(|(key, entry)| Some((key.clone(), entry.handles.upgrade()?)))
+            .filter(|(_, entry)| are_asked_for(entry))
+            .map(|(key, entry)| (key.clone(), entry.handles.clone()))
             .collect()
     }
 

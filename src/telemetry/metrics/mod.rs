@@ -13,23 +13,22 @@ mod listener;
 mod names;
 mod reference;
 mod route;
+mod series;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 
-use self::{
-    kept::Kept,
-    listener::CounterBy,
-    names::{Definition, STATUS_CLASSES},
-    route::status_class,
-};
+use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_class};
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
@@ -150,16 +149,9 @@ pub struct Metrics {
     upstreams: Kept<Arc<str>, UpstreamMetrics>,
 }
 
-/// One family a name; `names.rs` says what each of them means.
+/// One family a name but for those of routes (`series.rs`); `names.rs` says what each of them means.
 #[derive(Debug)]
 struct Families {
-    requests: IntCounterVec,
-    request_duration: HistogramVec,
-    upstream_duration: HistogramVec,
-    own_duration: HistogramVec,
-    requests_in_flight: IntGaugeVec,
-    request_bytes: IntCounterVec,
-    response_bytes: IntCounterVec,
     connections: IntGaugeVec,
     connections_total: IntCounterVec,
     connections_refused: IntCounterVec,
@@ -181,17 +173,9 @@ impl Metrics {
         let registry = Registry::new();
         let counters = |definition| register(&registry, counters(definition));
         let gauges = |definition| register(&registry, gauges(definition));
-        let histograms = |definition, buckets| register(&registry, histograms(definition, buckets));
         // A family without labels is one series: the handle keeps it, the family gives it its name.
         let gauge = |definition| gauges(definition).with_label_values::<&str>(&[]);
         let families = Families {
-            requests: counters(&names::REQUESTS),
-            request_duration: histograms(&names::REQUEST_DURATION, names::BUCKETS),
-            upstream_duration: histograms(&names::UPSTREAM_DURATION, names::BUCKETS),
-            own_duration: histograms(&names::OWN_DURATION, names::OWN_BUCKETS),
-            requests_in_flight: gauges(&names::REQUESTS_IN_FLIGHT),
-            request_bytes: counters(&names::REQUEST_BYTES),
-            response_bytes: counters(&names::RESPONSE_BYTES),
             connections: gauges(&names::CONNECTIONS),
             connections_total: counters(&names::CONNECTIONS_TOTAL),
             connections_refused: counters(&names::CONNECTIONS_REFUSED),
@@ -229,25 +213,7 @@ impl Metrics {
     pub fn route(&self, site: &str, route: &str, upstream: Option<&str>) -> Arc<RouteMetrics> {
         let key =
             RouteKey { site: site.into(), route: route.into(), upstream: upstream.map(Arc::from) };
-        let families = &self.families;
-        self.routes.resolve(key, |key| {
-            let labels = key.labels();
-            let [site, route, upstream] = labels;
-            RouteMetrics {
-                requests: STATUS_CLASSES.map(|class| {
-                    families.requests.with_label_values(&[site, route, upstream, class])
-                }),
-                duration: families.request_duration.with_label_values(&labels),
-                upstream_duration: key
-                    .upstream
-                    .is_some()
-                    .then(|| families.upstream_duration.with_label_values(&labels)),
-                own_duration: families.own_duration.with_label_values(&labels),
-                in_flight: families.requests_in_flight.with_label_values(&labels),
-                bytes_in: families.request_bytes.with_label_values(&labels),
-                bytes_out: families.response_bytes.with_label_values(&labels),
-            }
-        })
+        self.routes.resolve(key, |_| RouteMetrics::default())
     }
 
     /// The counters of a listener.
@@ -311,21 +277,7 @@ impl Metrics {
     pub fn sweep(&self, now: Instant) {
         // Removing what is not there is the only error.
         let families = &self.families;
-        self.routes.sweep(now, |key| {
-            let labels = key.labels();
-            let [site, route, upstream] = labels;
-            for class in STATUS_CLASSES {
-                let _ = families.requests.remove_label_values(&[site, route, upstream, class]);
-            }
-            for histograms in
-                [&families.request_duration, &families.upstream_duration, &families.own_duration]
-            {
-                let _ = histograms.remove_label_values(&labels);
-            }
-            let _ = families.requests_in_flight.remove_label_values(&labels);
-            let _ = families.request_bytes.remove_label_values(&labels);
-            let _ = families.response_bytes.remove_label_values(&labels);
-        });
+        self.routes.sweep(now, |_| {});
         self.listeners.sweep(now, |name| {
             let labels = [&**name];
             let _ = families.connections.remove_label_values(&labels);
@@ -342,8 +294,9 @@ impl Metrics {
 
     /// What every route has counted, sorted by name.
     pub fn routes(&self) -> Vec<RouteStats> {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let class = |handles: &RouteMetrics, status| {
-            handles.requests.get(status_class(status)).map_or(0, IntCounter::get)
+            handles.requests.get(status_class(status)).map_or(0, count)
         };
         let mut stats: Vec<_> = self
             .routes
@@ -353,10 +306,10 @@ impl Metrics {
                 site: key.site.to_string(),
                 route: key.route.to_string(),
                 upstream: key.upstream.map(|name| name.to_string()),
-                requests: handles.requests.iter().map(IntCounter::get).sum(),
+                requests: handles.requests.iter().map(count).sum(),
                 client_errors: class(&handles, 400),
                 server_errors: class(&handles, 500),
-                in_flight: u64::try_from(handles.in_flight.get()).unwrap_or(0),
+                in_flight: count(&handles.in_flight),
             })
             .collect();
         stats.sort_by(|a, b| {
@@ -388,6 +341,7 @@ impl Metrics {
         certificates: &[CertificateSample],
     ) -> String {
         let mut families = self.registry.gather();
+        families.extend(series::of_routes(self.routes.all()));
         families.extend(sampled(endpoints, certificates));
         // The encoder refuses a family without series.
         families.retain(|family| !family.get_metric().is_empty());
@@ -448,11 +402,6 @@ fn counters(definition: &Definition) -> prometheus::Result<IntCounterVec> {
 
 fn gauges(definition: &Definition) -> prometheus::Result<IntGaugeVec> {
     IntGaugeVec::new(Opts::new(definition.name, definition.help), definition.labels)
-}
-
-fn histograms(definition: &Definition, buckets: &[f64]) -> prometheus::Result<HistogramVec> {
-    let options = HistogramOpts::new(definition.name, definition.help).buckets(buckets.to_vec());
-    HistogramVec::new(options, definition.labels)
 }
 
 #[cfg(test)]

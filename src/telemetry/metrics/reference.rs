@@ -11,7 +11,7 @@ pub fn reference() -> String {
          Written by `UPDATE_REFERENCE=1 cargo test --test it reference`; do not edit.\n\n\
          `GET /metrics` on the admin listener answers in Prometheus' text format 0.0.4. Times are in seconds, sizes in \
          bytes. Labels are names from the configuration or values from the lists below, never what a client sent. \
-         The series of a route, listener or upstream that is no longer configured end ten minutes after its last \
+         A route has series from its first request on. The series of a route, listener or upstream that is no longer configured end ten minutes after its last \
          request; those of an endpoint or a certificate end at once. An empty `upstream` is a route that the edge \
          answers by itself.\n",
     );

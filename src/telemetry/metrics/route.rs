@@ -1,25 +1,78 @@
 //! Counters of one route towards one upstream: the hot path of the metrics.
 //!
 //! Handles are resolved when a snapshot is compiled. Counting then is a handful of atomic additions: no allocation, no
-//! lock, no look-up by label.
+//! lock, no look-up by label; only the first request of a route makes its histograms.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
-use super::names::STATUS_CLASSES;
+use super::names::{BUCKETS, OWN_BUCKETS, STATUS_CLASSES};
 
 /// What is counted by site, route and upstream.
-#[derive(Debug)]
+///
+/// Most routes of a large edge are quiet: what takes memory is made with the first request.
+#[derive(Debug, Default)]
 pub struct RouteMetrics {
-    pub(super) requests: [IntCounter; STATUS_CLASSES.len()],
-    pub(super) duration: Histogram,
-    /// `None` where the route has no upstream.
-    pub(super) upstream_duration: Option<Histogram>,
-    pub(super) own_duration: Histogram,
-    pub(super) in_flight: IntGauge,
-    pub(super) bytes_in: IntCounter,
-    pub(super) bytes_out: IntCounter,
+    pub(super) requests: [AtomicU64; STATUS_CLASSES.len()],
+    pub(super) in_flight: AtomicU64,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    times: OnceLock<Box<Times>>,
+}
+
+/// The histograms of a route.
+#[derive(Debug)]
+pub(super) struct Times {
+    pub(super) total: Durations,
+    pub(super) upstream: Durations,
+    pub(super) own: Durations,
+}
+
+/// Durations, counted by size. Lock-free; a reader that comes between two additions sees one of them.
+#[derive(Debug)]
+pub(super) struct Durations {
+    /// Upper bounds in seconds, each inclusive.
+    pub(super) bounds: &'static [f64],
+    /// By the first bound that is not below; the last is for what is above all of them.
+    counts: Box<[AtomicU64]>,
+    /// 584 years fit.
+    nanoseconds: AtomicU64,
+}
+
+impl Durations {
+    fn new(bounds: &'static [f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, counts, nanoseconds: AtomicU64::new(0) }
+    }
+
+    fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let place = self.bounds.partition_point(|bound| *bound < seconds);
+        if let Some(count) = self.counts.get(place) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.nanoseconds.fetch_add(duration.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// How many there are up to each bound, and in all as the last.
+    pub(super) fn cumulative(&self) -> Vec<u64> {
+        let counts = self.counts.iter();
+        let sums = counts.scan(0, |sum, count| {
+            *sum += count.load(Ordering::Relaxed);
+            Some(*sum)
+        });
+        sums.collect()
+    }
+
+    /// Their sum in seconds.
+    pub(super) fn sum(&self) -> f64 {
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64()
+    }
 }
 
 /// A request that is being served; it is counted as in flight until this is dropped.
@@ -29,14 +82,15 @@ pub struct InFlight(Arc<RouteMetrics>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl RouteMetrics {
     /// Counts a request as in flight.
     pub fn started(self: &Arc<Self>) -> InFlight {
-        self.in_flight.inc();
+        self.made_times();
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -53,16 +107,31 @@ impl RouteMetrics {
         bytes_out: u64,
     ) {
         if let Some(counter) = self.requests.get(status_class(status)) {
-            counter.inc();
+            counter.fetch_add(1, Ordering::Relaxed);
         }
-        self.duration.observe(total.as_secs_f64());
-        if let (Some(histogram), Some(upstream)) = (&self.upstream_duration, upstream) {
-            histogram.observe(upstream.as_secs_f64());
+        let times = self.made_times();
+        times.total.observe(total);
+        if let Some(upstream) = upstream {
+            times.upstream.observe(upstream);
         }
-        let own = total.saturating_sub(upstream.unwrap_or_default());
-        self.own_duration.observe(own.as_secs_f64());
-        self.bytes_in.inc_by(bytes_in);
-        self.bytes_out.inc_by(bytes_out);
+        times.own.observe(total.saturating_sub(upstream.unwrap_or_default()));
+        self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
+        self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+    }
+
+    /// Its histograms; `None` before the first request.
+    pub(super) fn times(&self) -> Option<&Times> {
+        self.times.get().map(Box::as_ref)
+    }
+
+    fn made_times(&self) -> &Times {
+        self.times.get_or_init(|| {
+            Box::new(Times {
+                total: Durations::new(BUCKETS),
+                upstream: Durations::new(BUCKETS),
+                own: Durations::new(OWN_BUCKETS),
+            })
+        })
     }
 }
 
@@ -93,5 +162,14 @@ mod tests {
         ] {
             assert_eq!(STATUS_CLASSES[status_class(status)], class, "{status}");
         }
+    }
+    #[test]
+    fn durations_are_counted_by_the_first_bound_that_is_not_below() {
+        let durations = Durations::new(&[0.001, 0.01]);
+        for micros in [0, 1_000, 1_001, 10_000, 10_001, 5_000_000] {
+            durations.observe(Duration::from_micros(micros));
+        }
+        assert_eq!(durations.cumulative(), [2, 4, 6]);
+        assert!((durations.sum() - 5.022_002).abs() < 1e-9, "{}", durations.sum());
     }
 }

@@ -31,7 +31,7 @@ pub struct Load {
     client: Client,
     request: Prepared,
     clients: usize,
-    pause: Duration,
+    pauses: Vec<Duration>,
     check: Option<Check>,
 }
 
@@ -61,12 +61,18 @@ pub struct RunningLoad {
 
 impl Load {
     pub(super) fn new(client: Client, request: Prepared, clients: usize) -> Self {
-        Self { client, request, clients, pause: Duration::ZERO, check: None }
+        Self { client, request, clients, pauses: Vec::new(), check: None }
     }
 
     /// Each client waits so long between two requests.
-    pub fn pause(mut self, pause: Duration) -> Self {
-        self.pause = pause;
+    pub fn pause(self, pause: Duration) -> Self {
+        self.pauses(&[pause])
+    }
+
+    /// Each client waits so long between two requests: the first time after its first request and so on, then again
+    /// from the beginning.
+    pub fn pauses(mut self, pauses: &[Duration]) -> Self {
+        self.pauses = pauses.to_vec();
         self
     }
 
@@ -113,11 +119,12 @@ impl Load {
             let completed = Arc::clone(&completed);
             clients.spawn(async move {
                 let mut report = LoadReport::new();
+                let mut pauses = load.pauses.iter().cycle();
                 while !is_over.load(Ordering::SeqCst) && sent.fetch_add(1, Ordering::SeqCst) < n {
                     report.add(load.one().await);
                     completed.fetch_add(1, Ordering::SeqCst);
-                    if !load.pause.is_zero() {
-                        tokio::time::sleep(load.pause).await;
+                    if let Some(pause) = pauses.next() {
+                        tokio::time::sleep(*pause).await;
                     }
                 }
                 report

@@ -16,6 +16,13 @@ const READY: Duration = Duration::from_secs(20);
 /// How often files and the process are looked at.
 const POLL: Duration = Duration::from_millis(10);
 
+/// The binary under test: the one that was built with the tests, or another one that `TIDEGATE_BINARY` names, such as a
+/// release build.
+fn binary() -> PathBuf {
+    std::env::var_os("TIDEGATE_BINARY")
+        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tidegate")), PathBuf::from)
+}
+
 /// A running process. Dropped, it is killed.
 pub(super) struct Spawned {
     child: Child,
@@ -45,7 +52,7 @@ impl Spawned {
         let log = directory.join("edge.log");
         let ready_file = directory.join("ready.json");
         let output = File::create(&log).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let child = Command::new(binary())
             .arg("run")
             .arg("--config")
             .arg(file)
