@@ -18,7 +18,7 @@ use tokio::runtime::{Handle, Runtime};
 pub(crate) fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = criterion.benchmark_group("pick");
-    for balance in ["round_robin", "least_conn"] {
+    for balance in ["round-robin", "least-conn"] {
         for endpoints in [3, 10, 100] {
             let upstream = upstream(runtime.handle(), balance, endpoints);
             group.bench_function(format!("{balance}/{endpoints}"), |bencher| {
@@ -29,7 +29,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             });
         }
     }
-    let upstream = upstream(runtime.handle(), "round_robin", 3);
+    let upstream = upstream(runtime.handle(), "round-robin", 3);
     let picked = upstream.pick(&Tried::new()).unwrap();
     let timeouts = Timeouts::default();
     group.bench_function("peer", |bencher| {

@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, header::STRICT_TRANSPORT_SECURITY};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Flow, Policy, PolicyContext, RequestHead, ResponseHead, Step};
+use super::{Flow, Policy, PolicyContext, RequestHead, ResponseHead, Step, WireName};
 use crate::types::{KeyPath, Problems};
 
 /// `headers`, as written.
@@ -174,13 +174,37 @@ impl HeadersConfig {
 /// The policy itself.
 #[derive(Debug)]
 pub struct Headers {
-    config: HeadersConfig,
+    request: Edits,
+    response: Edits,
+    hsts: Option<(WireName, HeaderValue)>,
+}
+
+/// [`Changes`] as they are made to each message.
+#[derive(Debug)]
+struct Edits {
+    remove: Vec<HeaderName>,
+    set: Vec<(WireName, HeaderValue)>,
+    add: Vec<(WireName, HeaderValue)>,
+}
+
+impl From<Changes> for Edits {
+    fn from(changes: Changes) -> Self {
+        let wire = |list: Vec<(HeaderName, HeaderValue)>| {
+            list.into_iter().map(|(name, value)| (WireName::from(&name), value)).collect()
+        };
+        Self { remove: changes.remove, set: wire(changes.set), add: wire(changes.add) }
+    }
 }
 
 impl Headers {
     /// A policy with this configuration.
     pub fn new(config: HeadersConfig) -> Self {
-        Self { config }
+        let hsts = |value| (WireName::from(&STRICT_TRANSPORT_SECURITY), value);
+        Self {
+            request: config.request.into(),
+            response: config.response.into(),
+            hsts: config.hsts.map(hsts),
+        }
     }
 }
 
@@ -190,7 +214,7 @@ impl Policy for Headers {
         request: &'a mut RequestHead<'_>,
         _: &'a mut PolicyContext,
     ) -> Step<'a> {
-        let changes = &self.config.request;
+        let changes = &self.request;
         for name in &changes.remove {
             request.remove_header(name);
         }
@@ -204,7 +228,7 @@ impl Policy for Headers {
     }
 
     fn on_response(&self, response: &mut ResponseHead<'_>, context: &PolicyContext) {
-        let changes = &self.config.response;
+        let changes = &self.response;
         for name in &changes.remove {
             response.remove_header(name);
         }
@@ -214,10 +238,50 @@ impl Policy for Headers {
         for (name, value) in &changes.add {
             response.add_header(name, value);
         }
-        if let Some(hsts) = &self.config.hsts
+        if let Some((name, value)) = &self.hsts
             && context.is_tls
         {
-            response.set_header(&http::header::STRICT_TRANSPORT_SECURITY, hsts);
+            response.set_header(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora_http::ResponseHeader;
+
+    use super::*;
+
+    #[test]
+    fn responses_are_edited_and_names_keep_their_written_form() {
+        let raw: RawHeaders = toml::from_str(
+            "preset = 'strict'\n[response]\nset = { x-frame-options = 'SAMEORIGIN', cache-control = 'no-store' }\nadd = { x-hop = 'two' }",
+        )
+        .unwrap();
+        let mut problems = Problems::new();
+        let policy = Headers::new(raw.parse(&KeyPath::root(), &mut problems));
+        assert!(problems.is_empty(), "{problems:?}");
+        for is_tls in [true, false] {
+            let mut response = ResponseHeader::build(200, None).unwrap();
+            for (name, value) in [("Server", "origin"), ("X-Hop", "one")] {
+                response.append_header(name, value).unwrap();
+            }
+            let context = PolicyContext { client: None, is_tls };
+            policy.on_response(&mut ResponseHead(&mut response), &context);
+            let mut wire = Vec::new();
+            response.header_to_h1_wire(&mut wire);
+            let wire = String::from_utf8(wire).unwrap();
+            for line in [
+                "Cache-Control: no-store",
+                "x-frame-options: SAMEORIGIN",
+                "X-Hop: one",
+                "x-hop: two",
+                "x-content-type-options: nosniff",
+            ] {
+                assert!(wire.contains(&format!("{line}\r\n")), "{line} in {wire}");
+            }
+            assert!(!wire.contains("Server") && !wire.contains("DENY"), "{wire}");
+            assert_eq!(wire.contains("strict-transport-security: max-age="), is_tls, "{wire}");
         }
     }
 }

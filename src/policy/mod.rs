@@ -15,7 +15,7 @@ use std::{net::IpAddr, sync::Arc};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::{IntoCaseHeaderName as _, RequestHeader, ResponseHeader};
 
 pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
 pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
@@ -87,19 +87,31 @@ pub struct PolicyContext {
     pub is_tls: bool,
 }
 
+/// A header's name in the form in which it is written, made once for many edits.
+///
+/// Pingora would copy a `HeaderName` into that form at each edit; this one is shared.
+#[derive(Clone, Debug)]
+pub struct WireName(Bytes);
+
+impl From<&HeaderName> for WireName {
+    fn from(name: &HeaderName) -> Self {
+        Self(Bytes::copy_from_slice(name.into_case_header_name().as_slice()))
+    }
+}
+
 /// The head of a request: Pingora's, borrowed.
 pub struct RequestHead<'a>(pub &'a mut RequestHeader);
 
 impl RequestHead<'_> {
     /// Replaces a header.
-    pub fn set_header(&mut self, name: &HeaderName, value: &HeaderValue) {
+    pub fn set_header(&mut self, name: &WireName, value: &HeaderValue) {
         // It can only fail on an invalid name or value; both are valid by their types.
-        let _ = self.0.insert_header(name, value);
+        let _ = self.0.insert_header(name.0.clone(), value);
     }
 
     /// Adds a header beside those of the same name.
-    pub fn add_header(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name, value);
+    pub fn add_header(&mut self, name: &WireName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.0.clone(), value);
     }
 
     /// Removes a header in all its lines.
@@ -113,13 +125,13 @@ pub struct ResponseHead<'a>(pub &'a mut ResponseHeader);
 
 impl ResponseHead<'_> {
     /// Replaces a header.
-    pub fn set_header(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.insert_header(name, value);
+    pub fn set_header(&mut self, name: &WireName, value: &HeaderValue) {
+        let _ = self.0.insert_header(name.0.clone(), value);
     }
 
     /// Adds a header beside those of the same name.
-    pub fn add_header(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name, value);
+    pub fn add_header(&mut self, name: &WireName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.0.clone(), value);
     }
 
     /// Removes a header in all its lines.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{Entry, Fields, cut, mask::MASKED};
-use crate::telemetry::time::write_rfc3339;
+use crate::{telemetry::time::write_rfc3339, types::EndpointAddress};
 
 pub(super) fn write(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) {
     // Writing to a vector does not fail, and neither does serialising text.
@@ -46,8 +46,10 @@ fn try_write(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) -> io::Resu
     optional(line, "site", entry.site)?;
     optional(line, "route", entry.route)?;
     optional(line, "upstream", entry.upstream)?;
-    if let Some(endpoint) = entry.endpoint {
-        text(line, "endpoint", endpoint.to_string().as_bytes())?;
+    match entry.endpoint {
+        Some(EndpointAddress::Ip(address)) => write!(line, ",\"endpoint\":\"{address}\"")?,
+        Some(endpoint) => text(line, "endpoint", endpoint.to_string().as_bytes())?,
+        None => {}
     }
     if entry.tries > 0 {
         write!(line, ",\"tries\":{}", entry.tries)?;
@@ -83,12 +85,21 @@ fn optional(line: &mut Vec<u8>, key: &str, value: Option<&str>) -> io::Result<()
 }
 
 fn text(line: &mut Vec<u8>, key: &str, value: &[u8]) -> io::Result<()> {
-    write!(line, ",\"{key}\":")?;
+    line.extend_from_slice(b",\"");
+    line.extend_from_slice(key.as_bytes());
+    line.extend_from_slice(b"\":");
     string(line, value)
 }
 
 fn string(line: &mut Vec<u8>, value: &[u8]) -> io::Result<()> {
     let (value, is_cut) = cut(value);
+    // Nearly all values are plain text that stands for itself.
+    if !is_cut && value.iter().all(|byte| matches!(byte, b' '..=b'~' if !b"\"\\".contains(byte))) {
+        line.push(b'"');
+        line.extend_from_slice(value);
+        line.push(b'"');
+        return Ok(());
+    }
     serde_json::to_writer(&mut *line, &*String::from_utf8_lossy(value))?;
     if is_cut {
         // Before the closing quote.
