@@ -59,7 +59,7 @@ fn check(file: &Path) -> (Report, Option<Arc<Config>>) {
         Err(report) => (report, None),
         Ok(loaded) => {
             let mut problems = Problems::new();
-            let config = Arc::new(loaded.config.clone());
+            let config = loaded.config.clone();
             // A blueprint changes nothing; it is built for its problems.
             drop(snapshot::compile(&config, Leniency::Strict, &mut problems));
             let mut report = loaded.report.clone();

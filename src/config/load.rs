@@ -24,7 +24,7 @@ use crate::types::{KeyPath, Problems};
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// Warnings.
     pub report: Report,
     /// Its identity. What files it refers to (certificates, bodies) is not part of it.
@@ -102,7 +102,7 @@ pub(super) fn load_from(
     let report = refused(findings);
     match config {
         Some(config) if !report.has_errors() => Ok(Loaded {
-            config,
+            config: Arc::new(config),
             report,
             hash: document.tree.hash(),
             files: document.sources.iter().map(|source| source.path.clone()).collect(),

@@ -174,7 +174,10 @@ impl<R> RouteTable<R> {
             fall_through: entry.fall_through,
             route: change(entry.route),
         };
-        RouteTable { entries: self.entries.into_iter().map(change).collect(), levels: self.levels }
+        // Collected, they would stay in the memory of the old ones, which may be several times as large.
+        let mut entries = Vec::with_capacity(self.entries.len());
+        entries.extend(self.entries.into_iter().map(change));
+        RouteTable { entries, levels: self.levels }
     }
 
     /// The routes, in no order that matters.

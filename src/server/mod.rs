@@ -190,7 +190,7 @@ impl Edge {
         let state_dir = &loaded.config.server.state_dir;
         let live = Live::new(state_dir, control.handle().clone(), metrics.clone());
         let mut problems = Problems::new();
-        let config = Arc::new(loaded.config.clone());
+        let config = loaded.config.clone();
         let blueprint = snapshot::compile(&config, Leniency::DisableSites, &mut problems);
         let report = loaded.report_of(problems);
         let Some(blueprint) = blueprint else {

@@ -109,7 +109,7 @@ impl Core {
         if trigger == Trigger::Watch && loaded.hash == present.hash && present.is_in_sync {
             return Ok(Taken { generation: self.snapshot.load().generation, is_new: false });
         }
-        let config = Arc::new(loaded.config.clone());
+        let config = loaded.config.clone();
         let mut problems = Problems::new();
         refuse_fixed(&config, &present.config, &mut problems);
         let compiling = config.clone();

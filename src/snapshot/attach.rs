@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use super::{
     Blueprint, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
-    compile::{RouteBlueprint, SiteBlueprint, TargetBlueprint, expression},
+    compile::{RouteBlueprint, SiteBlueprint, TargetBlueprint},
 };
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
@@ -162,12 +162,12 @@ impl Live {
             TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
         };
         Route {
-            metrics: self.metrics.route(site, &route.config.name, route.upstream.as_deref()),
-            expression: expression(&route.config.path_match),
-            name: route.config.name,
+            metrics: self.metrics.route(site, &route.name, route.upstream.as_deref()),
+            expression: route.expression,
+            name: route.name,
             chain: route.chain,
             target,
-            rewrite: route.config.rewrite,
+            rewrite: route.rewrite,
             max_body_bytes: route.max_body_bytes,
         }
     }

@@ -11,8 +11,8 @@ use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
     policy::{Chain, Headers, Kind, Policy},
     route::{
-        MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RouteConfig, RouteRule, RouteTable,
-        TargetConfig, Template,
+        MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, Rewrite, RouteConfig, RouteRule,
+        RouteTable, TargetConfig, Template,
     },
     tls::{self, TlsBlueprint},
     types::{KeyPath, Name, Problems},
@@ -53,7 +53,10 @@ pub(super) struct SiteBlueprint {
 
 #[derive(Debug)]
 pub(super) struct RouteBlueprint {
-    pub(super) config: RouteConfig,
+    pub(super) name: Name,
+    /// The expression of its path, for captures.
+    pub(super) expression: Option<regex::Regex>,
+    pub(super) rewrite: Rewrite,
     pub(super) chain: Chain,
     pub(super) target: TargetBlueprint,
     pub(super) max_body_bytes: u64,
@@ -237,7 +240,9 @@ fn compile_route(
         }),
     };
     Some(RouteBlueprint {
-        config: route.clone(),
+        name: route.name.clone(),
+        expression: expression(&route.path_match),
+        rewrite: route.rewrite.clone(),
         chain,
         target,
         max_body_bytes: route.max_body_bytes.unwrap_or(site.max_body_bytes),
@@ -280,7 +285,7 @@ fn read_body(body: &RespondBody, path: &KeyPath, problems: &mut Problems) -> Opt
 }
 
 /// The expression of a path, for captures.
-pub(super) fn expression(path: &PathMatch) -> Option<regex::Regex> {
+fn expression(path: &PathMatch) -> Option<regex::Regex> {
     match path {
         PathMatch::Regex(regex) => Some(regex.clone()),
         PathMatch::Exact(_) | PathMatch::Prefix(_) => None,
