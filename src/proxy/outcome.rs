@@ -13,7 +13,7 @@ use crate::telemetry::{
 };
 
 /// How long the rest of a body is read after an answer that did not wait for it.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Counts a finished request and writes its line.
 pub(super) fn record(
