@@ -255,7 +255,7 @@ impl<'de> SeqAccess<'de> for Elements<'de> {
 
 /// The entries of a table.
 struct Entries<'de> {
-    table: std::collections::btree_map::Iter<'de, String, Entry>,
+    table: std::collections::btree_map::Iter<'de, String, Box<Entry>>,
     current: Option<(&'de str, &'de Node)>,
 }
 

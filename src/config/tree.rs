@@ -47,8 +47,8 @@ pub(super) enum Value {
     Removed,
 }
 
-/// A table, sorted by key.
-pub(super) type Table = BTreeMap<String, Entry>;
+/// A table, sorted by key. Boxed, since a map takes the room of eleven entries for one.
+pub(super) type Table = BTreeMap<String, Box<Entry>>;
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq)]
@@ -221,7 +221,7 @@ fn table_of(table: &DeTable<'_>, source: usize, text: &str, depth: usize) -> Tab
             if matches!(node.value, Value::Table(_)) && !is_inline {
                 node.place = Some(key_place);
             }
-            (key.get_ref().to_string(), Entry { key: key_place, node })
+            (key.get_ref().to_string(), Box::new(Entry { key: key_place, node }))
         })
         .collect()
 }
