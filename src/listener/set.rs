@@ -17,7 +17,7 @@ use tracing::info;
 use super::{
     BoundAddress, TlsChooser, Trusted, Worker,
     accept::{Gate, accept},
-    socket::{BoundSocket, bind},
+    socket::{BoundSocket, bind, overlap},
 };
 use crate::{
     config::ListenerConfig,
@@ -67,11 +67,23 @@ impl Key {
 }
 
 impl Active {
+    /// Takes no more connections. Done once: what stands at its path later belongs to somebody else.
     fn stop(&self) {
+        if self.gate.stopped.is_cancelled() {
+            return;
+        }
         self.gate.stopped.cancel();
         if let BoundAddress::Unix(path) = &self.bound {
-            // Whoever has replaced the file keeps it only if it is a socket of theirs; ours is the one that is there.
+            // Nobody has replaced it: a socket that is answered on is refused to others.
             drop(std::fs::remove_file(path));
+        }
+    }
+
+    /// Whether a connection could be meant for it or for `address`.
+    fn overlaps(&self, address: &ListenAddress) -> bool {
+        match (&self.bound, address) {
+            (BoundAddress::Tcp(bound), ListenAddress::Tcp(address)) => overlap(*bound, *address),
+            _ => false,
         }
     }
 
@@ -93,6 +105,18 @@ fn end_streams(ending: &Ending, spread: Duration) {
     let millis = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) / 10 * 9;
     ending.spread_millis.store(millis, Ordering::Release);
     ending.streams.cancel();
+}
+
+/// Whether a connection could be meant for both: `kept` may have a socket already, whose port the system chose.
+fn overlaps(active: &[Active], kept: &ListenerConfig, new: &ListenerConfig) -> bool {
+    let key = Key::of(kept);
+    match active.iter().find(|listener| listener.key == key) {
+        Some(listener) => listener.overlaps(&new.address),
+        None => match (&kept.address, &new.address) {
+            (ListenAddress::Tcp(one), ListenAddress::Tcp(other)) => overlap(*one, *other),
+            _ => false,
+        },
+    }
 }
 
 /// Sockets that were bound for a plan, and their address.
@@ -153,7 +177,17 @@ impl ListenerSet {
                 plan.wanted.push((config.clone(), None));
                 continue;
             }
-            match bind(&config.address, self.workers.len()) {
+            // As it would be at a start, where no socket of ours makes room for another.
+            let in_the_way = configs
+                .iter()
+                .find(|other| other.name != config.name && overlaps(&active, other, config));
+            if let Some(other) = in_the_way {
+                let text = format!("it overlaps with {}, of \"{}\"", other.address, other.name);
+                failures.push((config.name.clone(), io::Error::other(text)));
+                continue;
+            }
+            let beside_own = active.iter().any(|listener| listener.overlaps(&config.address));
+            match bind(&config.address, self.workers.len(), beside_own) {
                 Ok(bound) => plan.wanted.push((config.clone(), Some(bound))),
                 Err(error) => failures.push((config.name.clone(), error)),
             }

@@ -24,6 +24,7 @@ mod health;
 mod keep_alive;
 mod large;
 mod layers;
+mod listener_changes;
 mod listeners;
 mod reference;
 mod reference_metrics;
