@@ -13,6 +13,9 @@ use crate::types::{ListenAddress, defaults};
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 4096;
+/// Bytes that wait in the kernel to be sent, for each connection. Without it they grow to megabytes, and the kernel asks for
+/// more only when a third of them is gone: a slow client would look like one that takes nothing, and hold the memory.
+const UNSENT_BYTES: u32 = 128 << 10;
 
 /// A bound socket.
 #[derive(Debug)]
@@ -85,6 +88,7 @@ fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<std::net::TcpListen
     // Linux hands these options on to accepted connections (tcp(7), socket(7)): no system call for each of them.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(defaults::TCP_KEEP_ALIVE.0))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -138,6 +142,7 @@ mod tests {
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), defaults::TCP_KEEP_ALIVE.0);
+        assert_eq!(accepted.tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
     }
 
     #[test]
