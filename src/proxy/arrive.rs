@@ -58,7 +58,8 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         session.set_keepalive(if connection.is_draining() {
             None
         } else {
-            Some(limits.keep_alive.as_secs().max(1))
+            // The I/O type keeps the limit.
+            Some(limits.head_ceiling_secs())
         });
     }
 }

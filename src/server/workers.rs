@@ -148,13 +148,16 @@ impl Serve for Engine {
             .map(|connection| connection.limits());
         let mut options = HttpServerOptions::default();
         let mut h2 = pingora_core::protocols::http::v2::server::default_h2_options();
+        let mut head_ceiling_secs = None;
         if let Some(limits) = limits {
+            head_ceiling_secs = Some(limits.head_ceiling_secs());
             options.keepalive_request_limit = Some(limits.max_requests_per_connection);
             options.h2_idle_timeout = Some(limits.keep_alive);
             h2.max_concurrent_streams(limits.max_streams);
             h2.max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
         }
-        let app = Arc::new(ConnectionApp { proxy: self.proxy.clone(), options, h2 });
+        let app =
+            Arc::new(ConnectionApp { proxy: self.proxy.clone(), options, h2, head_ceiling_secs });
         // A connection ends here; Pingora gives back nothing that could be used again.
         drop(app.process_new(stream, shutdown).await);
     }
@@ -165,15 +168,20 @@ struct ConnectionApp {
     proxy: Arc<HttpProxy<Edge>>,
     options: HttpServerOptions,
     h2: H2Options,
+    head_ceiling_secs: Option<u64>,
 }
 
 #[async_trait]
 impl HttpServerApp for ConnectionApp {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        if session.get_keepalive().is_some() && self.head_ceiling_secs.is_some() {
+            // Pingora's own 60 s would end a first head that may take longer; later ones have the request's value.
+            session.set_keepalive(self.head_ceiling_secs);
+        }
         self.proxy.process_new_http(session, shutdown).await
     }
 

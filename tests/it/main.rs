@@ -25,6 +25,7 @@ mod keep_alive;
 mod large;
 mod layers;
 mod listener_changes;
+mod listener_patience;
 mod listeners;
 mod reference;
 mod reference_metrics;
