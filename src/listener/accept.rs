@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -257,6 +257,8 @@ struct Accepted {
 
 async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn Serve>) {
     let mut pause = PAUSE.0;
+    // When a failure was logged last: once a second is enough for each socket.
+    let mut told: Option<Instant> = None;
     loop {
         let next = async {
             gate.room().await;
@@ -274,7 +276,11 @@ async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                warn!(listener = %gate.config.load().name, %error, "accepting pauses");
+                let now = Instant::now();
+                if told.is_none_or(|told| now.duration_since(told) >= PAUSE.1) {
+                    warn!(listener = %gate.config.load().name, %error, "accepting pauses");
+                    told = Some(now);
+                }
                 gate.metrics.load().refused(ConnectionRefused::Socket);
                 tokio::select! {
                     () = gate.stopped.cancelled() => break,
