@@ -2,6 +2,7 @@
 
 mod control;
 mod listening;
+mod memory;
 mod reload;
 mod state;
 mod workers;
@@ -234,6 +235,7 @@ impl Edge {
             core.keep_as_last_good(loaded);
         }
         start_tasks(&core, upstreams, changed);
+        memory::give_back();
         Ok(EdgeHandle {
             core,
             control: Some(control),

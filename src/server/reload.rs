@@ -8,7 +8,10 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::state::{Core, LastReload, Phase};
+use super::{
+    memory,
+    state::{Core, LastReload, Phase},
+};
 use crate::{
     config::{self, Config, Loaded, Report},
     snapshot::{self, Leniency},
@@ -196,6 +199,8 @@ impl Core {
             if let Err(error) = config::save_last_good(&state_dir, &loaded) {
                 warn!(%error, "the last good configuration can't be kept");
             }
+            drop(loaded);
+            memory::give_back();
         });
     }
 }

@@ -7,7 +7,11 @@ use crate::harness::{Edge, Origin};
 /// Clients that send POST after POST, all at about the same time, with pauses around two moments: that at which the edge
 /// lets an idle connection go (a second before the announced time) and that at which the origin closes it.
 fn straddle(limit_millis: u64, clients: usize, requests: u64, offsets: &[i64]) {
-    let origin = Origin::builder().keep_alive(Duration::from_millis(limit_millis)).start();
+    // It takes its time: requests that come together need a connection each.
+    let origin = Origin::builder()
+        .keep_alive(Duration::from_millis(limit_millis))
+        .delay(Duration::from_millis(50))
+        .start();
     // Nothing is tried twice: what is lost shows.
     let edge = Edge::start(
         &[&origin],
