@@ -29,20 +29,10 @@ pub(super) fn find(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Cidr]) 
     let Some(peer) = peer.filter(|address| is_trusted(*address, trusted)) else {
         return ClientAddress { address: peer, from_trusted: false };
     };
-    let hops: Vec<Option<IpAddr>> = if headers.contains_key(X_FORWARDED_FOR) {
-        let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-        lines
-            .flat_map(|line| {
-                line.to_str()
-                    .unwrap_or_default()
-                    .rsplit(',')
-                    .map(|hop| parse_hop(hop.trim()))
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+    let hops = if headers.contains_key(X_FORWARDED_FOR) {
+        hops_of_x_forwarded_for(headers)
     } else {
-        let lines = headers.get_all(FORWARDED).iter().rev();
-        lines.flat_map(|line| forwarded_hops(line.to_str().unwrap_or_default())).collect()
+        hops_of_forwarded(headers)
     };
     let mut client = peer;
     for hop in hops {
@@ -54,6 +44,28 @@ pub(super) fn find(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[Cidr]) 
         }
     }
     ClientAddress { address: Some(client), from_trusted: true }
+}
+
+/// Whether `Forwarded` names the same hops as `X-Forwarded-For`.
+///
+/// A trusted proxy that writes only the latter may pass on the client's own `Forwarded`, which is then not to be believed.
+pub(super) fn lists_agree(headers: &HeaderMap) -> bool {
+    hops_of_forwarded(headers) == hops_of_x_forwarded_for(headers)
+}
+
+/// From the right; `None` is a hop that is no address.
+fn hops_of_x_forwarded_for(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    lines
+        .flat_map(|line| line.to_str().unwrap_or_default().rsplit(','))
+        .map(|hop| parse_hop(hop.trim()))
+        .collect()
+}
+
+/// From the right; `None` is a hop that is no address.
+fn hops_of_forwarded(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    let lines = headers.get_all(FORWARDED).iter().rev();
+    lines.flat_map(|line| forwarded_hops(line.to_str().unwrap_or_default())).collect()
 }
 
 /// The addresses of one `Forwarded` line from the right (RFC 7239, section 4).

@@ -12,7 +12,10 @@ use http::{
 };
 use pingora_http::RequestHeader;
 
-use super::{client_address::ClientAddress, failure::Failure};
+use super::{
+    client_address::{ClientAddress, lists_agree},
+    failure::Failure,
+};
 use crate::route::{Rewrite, capture};
 
 /// The client and the proxies before us.
@@ -71,11 +74,36 @@ pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &F
     let keeps = |request: &RequestHeader, name: &HeaderName| {
         forwarding.client.from_trusted && request.headers.contains_key(name)
     };
-    let hop = forwarding.peer.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+    // Of two lists that contradict each other, the one that was read goes on.
+    let keeps_forwarded = keeps(request, &FORWARDED)
+        && (!keeps(request, &X_FORWARDED_FOR) || lists_agree(&request.headers));
+    // A list that the peer did not write begins with the client that the other one names.
+    let client = forwarding.client.address.filter(|_| forwarding.client.address != forwarding.peer);
+    let mut hop = String::with_capacity(40);
+    let mut element = String::with_capacity(64 + forwarding.host.len());
+    if let Some(client) = client {
+        if !keeps(request, &X_FORWARDED_FOR) {
+            push(&mut hop, format_args!("{client}, "));
+        }
+        if !keeps_forwarded {
+            push_for(&mut element, Some(client));
+            element.push_str(", ");
+        }
+    }
+    match forwarding.peer {
+        Some(address) => push(&mut hop, format_args!("{address}")),
+        None => hop.push_str("unknown"),
+    }
     let for_list = if keeps(request, &X_FORWARDED_FOR) {
         joined(request, &X_FORWARDED_FOR, &hop)
     } else {
         HeaderValue::from_str(&hop).ok()
+    };
+    push_element(&mut element, forwarding.peer, proto, forwarding.host);
+    let forwarded = if keeps_forwarded {
+        joined(request, &FORWARDED, &element)
+    } else {
+        HeaderValue::from_str(&element).ok()
     };
     set(request, X_FORWARDED_FOR, for_list);
     if !keeps(request, &X_FORWARDED_PROTO) {
@@ -87,12 +115,6 @@ pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &F
     if !keeps(request, &X_FORWARDED_PORT) {
         set(request, X_FORWARDED_PORT, forwarding.port.map(HeaderValue::from));
     }
-    let element = forwarded_element(forwarding.peer, proto, forwarding.host);
-    let forwarded = if keeps(request, &FORWARDED) {
-        joined(request, &FORWARDED, &element)
-    } else {
-        HeaderValue::from_str(&element).ok()
-    };
     set(request, FORWARDED, forwarded);
     set(request, X_REQUEST_ID, Some(forwarding.request_id.clone()));
 }
@@ -117,23 +139,30 @@ fn joined(request: &RequestHeader, name: &HeaderName, element: &str) -> Option<H
     HeaderValue::from_bytes(&line).ok()
 }
 
-/// One element of `Forwarded`; addresses of IPv6 and hosts with a port are quoted (RFC 7239, sections 4 and 6).
-fn forwarded_element(peer: Option<IpAddr>, proto: &str, host: &str) -> String {
-    let mut element = String::with_capacity(48 + host.len());
-    let written = match peer {
-        None => write!(element, "for=unknown"),
-        Some(IpAddr::V4(address)) => write!(element, "for={address}"),
-        Some(IpAddr::V6(address)) => write!(element, "for=\"[{address}]\""),
-    };
-    debug_assert!(written.is_ok(), "writing to a String never fails");
-    element.push_str(";proto=");
-    element.push_str(proto);
+/// Appends one element of `Forwarded`; hosts with a port are quoted (RFC 7239, sections 4 and 6).
+fn push_element(line: &mut String, peer: Option<IpAddr>, proto: &str, host: &str) {
+    push_for(line, peer);
+    line.push_str(";proto=");
+    line.push_str(proto);
     if !host.is_empty() {
-        element.push_str(";host=\"");
-        element.extend(host.chars().filter(|c| !matches!(c, '"' | '\\')));
-        element.push('"');
+        line.push_str(";host=\"");
+        line.extend(host.chars().filter(|c| !matches!(c, '"' | '\\')));
+        line.push('"');
     }
-    element
+}
+
+/// Appends `for=` with its address; those of IPv6 are quoted.
+fn push_for(line: &mut String, address: Option<IpAddr>) {
+    match address {
+        None => line.push_str("for=unknown"),
+        Some(IpAddr::V4(address)) => push(line, format_args!("for={address}")),
+        Some(IpAddr::V6(address)) => push(line, format_args!("for=\"[{address}]\"")),
+    }
+}
+
+fn push(line: &mut String, text: std::fmt::Arguments<'_>) {
+    let written = line.write_fmt(text);
+    debug_assert!(written.is_ok(), "writing to a String never fails");
 }
 
 /// A request id that is taken over: up to 128 visible characters that no log can misread.
@@ -316,12 +345,40 @@ mod tests {
         request.append_header("x-forwarded-for", "1.2.3.4").unwrap();
         request.append_header("x-forwarded-for", "10.0.0.3").unwrap();
         request.append_header("x-forwarded-proto", "http").unwrap();
-        request.append_header("forwarded", "for=1.2.3.4").unwrap();
+        request.append_header("forwarded", "for=1.2.3.4, for=10.0.0.3").unwrap();
         let id = new_request_id();
         set_forwarding_headers(&mut request, &forwarding(&id, true));
         assert_eq!(text(&request, "x-forwarded-for"), "1.2.3.4, 10.0.0.3, 192.0.2.1");
         assert_eq!(text(&request, "x-forwarded-proto"), "http");
-        assert!(text(&request, "forwarded").starts_with("for=1.2.3.4, for=192.0.2.1;proto=https"));
+        assert!(
+            text(&request, "forwarded").starts_with("for=1.2.3.4, for=10.0.0.3, for=192.0.2.1;")
+        );
+    }
+
+    #[test]
+    fn a_list_that_a_trusted_proxy_did_not_write_begins_with_the_client() {
+        let id = new_request_id();
+        let client =
+            ClientAddress { address: Some("2001:db8::7".parse().unwrap()), from_trusted: true };
+        let forwarding = Forwarding { client, ..forwarding(&id, true) };
+        let forwarded =
+            "for=\"[2001:db8::7]\", for=192.0.2.1;proto=https;host=\"shop.example.com:8443\"";
+        for (name, value, for_list, forwarded) in [
+            ("forwarded", "for=\"[2001:db8::7]\"", "2001:db8::7, 192.0.2.1", forwarded),
+            ("x-forwarded-for", "2001:db8::7", "2001:db8::7, 192.0.2.1", forwarded),
+        ] {
+            let mut request = request();
+            request.append_header(name, value).unwrap();
+            set_forwarding_headers(&mut request, &forwarding);
+            assert_eq!(text(&request, "x-forwarded-for"), for_list, "{name}");
+            assert_eq!(text(&request, "forwarded"), forwarded, "{name}");
+        }
+        // What the client wrote into the list that its proxy does not know goes no further.
+        let mut request = request();
+        request.append_header("x-forwarded-for", "2001:db8::7").unwrap();
+        request.append_header("forwarded", "for=6.6.6.6").unwrap();
+        set_forwarding_headers(&mut request, &forwarding);
+        assert_eq!(text(&request, "forwarded"), forwarded);
     }
 
     #[test]
