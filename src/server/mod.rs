@@ -31,8 +31,8 @@ use self::{
 };
 use crate::{
     admin::{AdminServer, Token, TokenError},
-    config::{self, Config, Loaded, Report, Watcher},
-    snapshot::{self, AttachError, Leniency, Live},
+    config::{self, Config, LastGoodError, Loaded, Report, Watcher},
+    snapshot::{self, AttachError, Blueprint, Leniency, Live},
     telemetry::{logging::Logging, metrics::Metrics},
     types::{ListenAddress, Problems, SecretSource},
     upstream::Upstream,
@@ -111,17 +111,39 @@ pub struct Edge;
 #[derive(Debug)]
 pub struct Prepared {
     options: Options,
-    loaded: Loaded,
+    compiled: Compiled,
     /// Why the last good configuration stands in for the file.
     broken: Option<Report>,
     changed: Arc<Notify>,
     watcher: Option<Watcher>,
 }
 
+/// A configuration with which an edge can start.
+#[derive(Debug)]
+struct Compiled {
+    loaded: Loaded,
+    blueprint: Blueprint,
+    /// What compiling it warns of.
+    warnings: Report,
+}
+
+impl Compiled {
+    /// The files that a configuration refers to may be missing: that shows here.
+    fn new(loaded: Loaded) -> Result<Self, Report> {
+        let mut problems = Problems::new();
+        let blueprint = snapshot::compile(&loaded.config, Leniency::DisableSites, &mut problems);
+        let report = loaded.report_of(problems);
+        match blueprint {
+            Some(blueprint) => Ok(Self { loaded, blueprint, warnings: report }),
+            None => Err(report),
+        }
+    }
+}
+
 impl Prepared {
     /// The configuration.
     pub fn config(&self) -> &Config {
-        &self.loaded.config
+        &self.compiled.loaded.config
     }
 
     /// The process's log, whose level a reload may change.
@@ -142,21 +164,23 @@ impl Edge {
         let watcher = Watcher::start(&options.config, move || notify.notify_one())
             .inspect_err(|error| warn!(%error, "the configuration files can't be watched; reload by SIGHUP or the API"))
             .ok();
-        let report = match config::load(&options.config) {
-            Ok(loaded) => {
-                let watcher = watcher.filter(|_| loaded.config.reload.watch);
-                return Ok(Prepared { options, loaded, broken: None, changed, watcher });
+        let report = match config::load(&options.config).and_then(Compiled::new) {
+            Ok(compiled) => {
+                let watcher = watcher.filter(|_| compiled.loaded.config.reload.watch);
+                return Ok(Prepared { options, compiled, broken: None, changed, watcher });
             }
             Err(report) => report,
         };
-        let last_good = if options.strict_start {
-            Ok(None)
-        } else {
-            config::load_last_good(&config::state_dir_of(&options.config))
-        };
+        if options.strict_start {
+            return Err(StartError::Configuration(Box::new(report)));
+        }
+        let last_good =
+            config::load_last_good(&config::state_dir_of(&options.config)).and_then(|loaded| {
+                loaded.map(Compiled::new).transpose().map_err(LastGoodError::Refused)
+            });
         match last_good {
-            Ok(Some(loaded)) => {
-                Ok(Prepared { options, loaded, broken: Some(report), changed, watcher })
+            Ok(Some(compiled)) => {
+                Ok(Prepared { options, compiled, broken: Some(report), changed, watcher })
             }
             Ok(None) => Err(StartError::Configuration(Box::new(report))),
             Err(error) => {
@@ -179,8 +203,9 @@ impl Edge {
     /// # Errors
     /// [`StartError`].
     pub fn start_prepared(prepared: Prepared) -> Result<EdgeHandle, StartError> {
-        let Prepared { options, loaded, broken, changed, watcher } = prepared;
-        tell(&options, &loaded, broken.as_ref());
+        let Prepared { options, compiled, broken, changed, watcher } = prepared;
+        tell(&options, &compiled, broken.as_ref());
+        let Compiled { loaded, blueprint, .. } = compiled;
         let control = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("tidegate-control")
@@ -190,16 +215,7 @@ impl Edge {
         let metrics = Metrics::new();
         let state_dir = &loaded.config.server.state_dir;
         let live = Live::new(state_dir, control.handle().clone(), metrics.clone());
-        let mut problems = Problems::new();
         let config = loaded.config.clone();
-        let blueprint = snapshot::compile(&config, Leniency::DisableSites, &mut problems);
-        let report = loaded.report_of(problems);
-        let Some(blueprint) = blueprint else {
-            return Err(StartError::Configuration(Box::new(report)));
-        };
-        for diagnostic in report.diagnostics() {
-            warn!("{diagnostic}");
-        }
         let first = live.attach(blueprint)?;
         let upstreams = first.upstreams.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
@@ -247,7 +263,7 @@ impl Edge {
 }
 
 /// What a start has to say of its configuration.
-fn tell(options: &Options, loaded: &Loaded, broken: Option<&Report>) {
+fn tell(options: &Options, compiled: &Compiled, broken: Option<&Report>) {
     if let Some(report) = broken {
         error!(
             file = %options.config.display(),
@@ -257,7 +273,7 @@ fn tell(options: &Options, loaded: &Loaded, broken: Option<&Report>) {
             error!("{diagnostic}");
         }
     }
-    for diagnostic in loaded.report.diagnostics() {
+    for diagnostic in compiled.loaded.report.diagnostics().chain(compiled.warnings.diagnostics()) {
         warn!("{diagnostic}");
     }
 }

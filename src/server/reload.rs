@@ -63,8 +63,12 @@ impl Core {
             }
             Err(refusal) => self.report_refusal(refusal, trigger, now),
         }
-        if result.is_ok() {
-            self.change_in_force(|in_force| in_force.is_in_sync = true);
+        if let Ok(taken) = &result {
+            let result = if taken.is_new { ReloadResult::Taken } else { ReloadResult::Unchanged };
+            self.change_in_force(|in_force| {
+                in_force.is_in_sync = true;
+                in_force.last = Some(LastReload { at: now, result, problems: Vec::new() });
+            });
             self.live.metrics.config_in_sync(true);
         }
         result
@@ -165,13 +169,10 @@ impl Core {
         {
             warn!("{diagnostic}");
         }
-        let now = SystemTime::now();
         self.change_in_force(|in_force| {
             in_force.config = config.clone();
             in_force.hash = loaded.hash;
-            in_force.since = now;
-            in_force.last =
-                Some(LastReload { at: now, result: ReloadResult::Taken, problems: Vec::new() });
+            in_force.since = SystemTime::now();
         });
         self.keep_as_last_good(loaded);
         Ok(Taken { generation, is_new: true })

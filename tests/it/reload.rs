@@ -307,11 +307,18 @@ fn a_broken_file_at_start_serves_the_last_good_one_unless_told_to_be_strict() {
     assert_eventually!(fs::read_dir(&state).is_ok_and(|mut entries| entries.next().is_some()));
     edge.signal("TERM");
     edge.wait_exit(Duration::from_secs(40)).expect("the edge ends");
-    let broken = format!("[server]\nstate_dir = \"{}\"\n[sites.a]\nhosts = 7\n", state.display());
-    let again = Edge::spawn(&[], &broken);
-    assert_eq!(said(&again), "good");
-    assert_eq!(again.status()["configuration"]["in_sync"], false);
-    drop(again);
+    // The text is wrong, or what it names is not there.
+    for broken in [
+        "hosts = 7\n",
+        "hosts = [\"a.test\"]\nrespond = { status = 200, file = \"not-there.html\" }\n",
+    ] {
+        let again = Edge::spawn(
+            &[],
+            &format!("[server]\nstate_dir = \"{}\"\n[sites.a]\n{broken}", state.display()),
+        );
+        assert_eq!(said(&again), "good", "{broken}");
+        assert_eq!(again.status()["configuration"]["in_sync"], false);
+    }
     let fresh = Edge::run_to_end(&[], "[sites.a]\nhosts = 7\n", Duration::from_secs(20));
     assert!(fresh.code.is_some_and(|code| code != 0), "{fresh:?}");
     assert!(fresh.log.contains("tidegate.toml:2"), "{fresh:?}");
