@@ -69,7 +69,7 @@ impl DecodeError {
 
     fn of_key(mut self, key: &str) -> Self {
         self.at_key = true;
-        self.within(Segment::Key(key.to_owned()))
+        self.within(Segment::Key(key.into()))
     }
 }
 
@@ -280,7 +280,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         let Some((key, node)) = self.current.take() else {
             return Err(DecodeError::custom("a value without a key"));
         };
-        seed.deserialize(node).map_err(|error| error.within(Segment::Key(key.to_owned())))
+        seed.deserialize(node).map_err(|error| error.within(Segment::Key(key.into())))
     }
 }
 
@@ -318,7 +318,7 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
     fn unit_variant(self) -> Result<(), DecodeError> {
         let key = self.key;
         de::Deserialize::deserialize(UnitDeserializer::<DecodeError>::new())
-            .map_err(|error: DecodeError| error.within(Segment::Key(key.to_owned())))
+            .map_err(|error: DecodeError| error.within(Segment::Key(key.into())))
     }
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(
@@ -326,14 +326,14 @@ impl<'de> VariantAccess<'de> for Variant<'de> {
         seed: T,
     ) -> Result<T::Value, DecodeError> {
         seed.deserialize(&self.entry.node)
-            .map_err(|error| error.within(Segment::Key(self.key.to_owned())))
+            .map_err(|error| error.within(Segment::Key(self.key.into())))
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, DecodeError> {
         self.entry
             .node
             .deserialize_any(visitor)
-            .map_err(|error| error.within(Segment::Key(self.key.to_owned())))
+            .map_err(|error| error.within(Segment::Key(self.key.into())))
     }
 
     fn struct_variant<V: Visitor<'de>>(

@@ -1,5 +1,7 @@
 //! Tree to [`Raw`], with all errors: what is wrong is reported, taken out, and the rest decoded again.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use super::{
@@ -85,7 +87,7 @@ const OTHER_WORDS: [(&str, &str); 64] = [
 
 /// Takes out what this version does not have yet. It is refused by its name, not as an unknown key: a policy that does
 /// nothing would let everybody in.
-pub(super) fn refuse_planned(tree: &mut Node, problems: &mut Problems) -> Vec<KeyPath> {
+pub(super) fn refuse_planned(tree: &mut Cow<'_, Node>, problems: &mut Problems) -> Vec<KeyPath> {
     let mut planned = Vec::new();
     let root = KeyPath::root();
     if tree.get("rollouts").is_some() {
@@ -110,28 +112,27 @@ pub(super) fn refuse_planned(tree: &mut Node, problems: &mut Problems) -> Vec<Ke
             .error(path, format!("this version has no {what} yet"))
             .at_key()
             .help("take it out; nothing that would protect less than it says is served");
-        tree.remove(path);
+        tree.to_mut().remove(path);
     }
     planned.into_iter().map(|(path, _)| path).collect()
 }
 
-/// Decodes what can be decoded. `removed` gains the paths of what could not.
+/// Decodes what can be decoded. `removed` gains the paths of what could not; only then is the tree copied.
 pub(super) fn decode_all(
-    mut tree: Node,
+    mut tree: Cow<'_, Node>,
     problems: &mut Problems,
     removed: &mut Vec<KeyPath>,
 ) -> Raw {
     for _ in 0..MAX_ERRORS {
-        match Raw::deserialize(&tree) {
+        match Raw::deserialize(&*tree) {
             Ok(raw) => return raw,
             Err(error) => {
                 // What the table lacks is what was taken out of it.
-                let is_consequence =
-                    removed.iter().any(|path| path.parent().as_ref() == Some(&error.path));
+                let is_consequence = removed.iter().any(|path| path.parent() == Some(&error.path));
                 if !is_consequence {
                     report(&error, &tree, problems);
                 }
-                let was_there = tree.remove(&error.path);
+                let was_there = tree.to_mut().remove(&error.path);
                 removed.push(error.path);
                 if !was_there {
                     return Raw::default();
@@ -208,7 +209,7 @@ fn in_words(expected: &str) -> &str {
 fn mismatch_help(error: &DecodeError, tree: &Node, expected: &str) -> Option<String> {
     use super::tree::Value;
     let found = &tree.at(&error.path)?.value;
-    let is_section = matches!(error.path.segments(), [Segment::Key(_)]);
+    let is_section = matches!(error.path.segments().as_slice(), [Segment::Key(_)]);
     match (found, in_words(expected)) {
         (Value::List(_), "a table") if is_section => {
             Some(format!("each has a name here: `[{}.<name>]`", error.path))
@@ -242,7 +243,7 @@ mod tests {
     fn problems(text: &str) -> Vec<String> {
         let tree = Node::from_document(DeTable::parse(text).unwrap().get_ref(), 0, text);
         let mut problems = Problems::new();
-        decode_all(tree, &mut problems, &mut Vec::new());
+        decode_all(Cow::Owned(tree), &mut problems, &mut Vec::new());
         problems.iter().map(|p| format!("{}: {}", p.path, p.message)).collect()
     }
 

@@ -118,8 +118,8 @@ impl Reader<'_> {
                 .empty
                 .push(finding.help("if that is meant, set `allow_empty = true` in the main file"));
         }
-        let (document, _) = DeTable::parse_recoverable(&text);
-        let errors = syntax_errors(&text);
+        let (document, errors) = DeTable::parse_recoverable(&text);
+        let errors = if errors.is_empty() { Vec::new() } else { syntax_errors(&text) };
         if !errors.is_empty() {
             self.out.broken.insert(source);
         }

@@ -3,6 +3,7 @@
 //! Pure but for reading the files and the environment; opens no sockets, keeps nothing.
 
 use std::{
+    borrow::Cow,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -82,9 +83,9 @@ pub(super) fn load_from(
         finding.place = document.tree.locate(&finding.path, false);
     }
     let mut problems = Problems::new();
-    let mut decodable = document.tree.clone();
+    let mut decodable = Cow::Borrowed(&document.tree);
     for path in &removed {
-        decodable.remove(path);
+        decodable.to_mut().remove(path);
     }
     removed.extend(refuse_planned(&mut decodable, &mut problems));
     let raw = decode_all(decodable, &mut problems, &mut removed);

@@ -89,8 +89,8 @@ impl Node {
 
     /// The value at a path.
     pub(super) fn at(&self, path: &KeyPath) -> Option<&Self> {
-        path.segments().iter().try_fold(self, |node, segment| match (segment, &node.value) {
-            (Segment::Key(key), Value::Table(table)) => table.get(key).map(|entry| &entry.node),
+        path.segments().into_iter().try_fold(self, |node, segment| match (segment, &node.value) {
+            (Segment::Key(key), Value::Table(table)) => table.get(&**key).map(|entry| &entry.node),
             (Segment::Index(index), Value::List(list)) => list.get(*index),
             _ => None,
         })
@@ -103,7 +103,7 @@ impl Node {
         for segment in path.segments() {
             let next = match (segment, &node.value) {
                 (Segment::Key(key), Value::Table(table)) => {
-                    table.get(key).map(|entry| (entry.key, &entry.node))
+                    table.get(&**key).map(|entry| (entry.key, &entry.node))
                 }
                 (Segment::Index(index), Value::List(list)) => {
                     list.get(*index).and_then(|node| Some((node.place?, node)))
@@ -119,12 +119,12 @@ impl Node {
 
     /// Takes the value at `path` out; true if it was there.
     pub(super) fn remove(&mut self, path: &KeyPath) -> bool {
-        let (Some(parent), Some(last)) = (path.parent(), path.segments().last()) else {
+        let (Some(parent), Some(last)) = (path.parent(), path.last()) else {
             return false;
         };
-        let Some(parent) = self.at_mut(&parent) else { return false };
+        let Some(parent) = self.at_mut(parent) else { return false };
         match (last, &mut parent.value) {
-            (Segment::Key(key), Value::Table(table)) => table.remove(key).is_some(),
+            (Segment::Key(key), Value::Table(table)) => table.remove(&**key).is_some(),
             (Segment::Index(index), Value::List(list)) => {
                 list.get_mut(*index).is_some_and(|node| {
                     !matches!(std::mem::replace(&mut node.value, Value::Removed), Value::Removed)
@@ -135,12 +135,14 @@ impl Node {
     }
 
     fn at_mut(&mut self, path: &KeyPath) -> Option<&mut Self> {
-        path.segments().iter().try_fold(self, |node, segment| match (segment, &mut node.value) {
-            (Segment::Key(key), Value::Table(table)) => {
-                table.get_mut(key).map(|entry| &mut entry.node)
+        path.segments().into_iter().try_fold(self, |node, segment| {
+            match (segment, &mut node.value) {
+                (Segment::Key(key), Value::Table(table)) => {
+                    table.get_mut(&**key).map(|entry| &mut entry.node)
+                }
+                (Segment::Index(index), Value::List(list)) => list.get_mut(*index),
+                _ => None,
             }
-            (Segment::Index(index), Value::List(list)) => list.get_mut(*index),
-            _ => None,
         })
     }
 

@@ -1,82 +1,8 @@
 //! What is wrong with a configuration, by the path of the key. `config` adds file, line and column.
 
-use std::fmt;
-
 use serde::Serialize;
 
-/// One step into the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Segment {
-    /// A key of a table.
-    Key(String),
-    /// An element of an array, from 0.
-    Index(usize),
-}
-
-/// The path of a key: `sites.shop.routes.rest.upstream`, `upstreams.web.endpoints[1]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyPath(Vec<Segment>);
-
-impl KeyPath {
-    /// The document itself.
-    pub const fn root() -> Self {
-        Self(Vec::new())
-    }
-
-    /// The path of several keys, from the root.
-    pub fn of(keys: &[&str]) -> Self {
-        Self(keys.iter().map(|key| Segment::Key((*key).to_owned())).collect())
-    }
-
-    /// This path and one more key.
-    pub fn key(&self, key: &str) -> Self {
-        let mut path = self.clone();
-        path.0.push(Segment::Key(key.to_owned()));
-        path
-    }
-
-    /// This path and an array element.
-    pub fn index(&self, index: usize) -> Self {
-        let mut path = self.clone();
-        path.0.push(Segment::Index(index));
-        path
-    }
-
-    /// The steps from the root.
-    pub fn segments(&self) -> &[Segment] {
-        &self.0
-    }
-
-    /// Puts a step before all others (errors bubble up from the inside).
-    pub fn prepend(&mut self, segment: Segment) {
-        self.0.insert(0, segment);
-    }
-
-    /// The path without its last step, or `None` at the root.
-    pub fn parent(&self) -> Option<Self> {
-        let (_, rest) = self.0.split_last()?;
-        Some(Self(rest.to_vec()))
-    }
-}
-
-impl fmt::Display for KeyPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, segment) in self.0.iter().enumerate() {
-            match segment {
-                Segment::Key(key) => {
-                    let dot = if i == 0 { "" } else { "." };
-                    let bare = !key.is_empty()
-                        && key
-                            .bytes()
-                            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-                    if bare { write!(f, "{dot}{key}")? } else { write!(f, "{dot}{key:?}")? }
-                }
-                Segment::Index(index) => write!(f, "[{index}]")?,
-            }
-        }
-        Ok(())
-    }
-}
+use super::key_path::KeyPath;
 
 /// Whether a problem stops the configuration from being taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -215,13 +141,6 @@ pub fn did_you_mean<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_read_like_the_file() {
-        let path = KeyPath::of(&["upstreams", "web"]).key("endpoints").index(1);
-        assert_eq!(path.to_string(), "upstreams.web.endpoints[1]");
-        assert_eq!(KeyPath::of(&["sites", "a.b"]).to_string(), "sites.\"a.b\"");
-    }
 
     #[test]
     fn near_names_are_suggested_and_far_ones_are_not() {

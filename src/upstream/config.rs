@@ -234,7 +234,7 @@ impl RawUpstream {
         let path = path.key("endpoints");
         let Some(raw) = &self.endpoints else {
             problems
-                .error(&path.parent().unwrap_or_default(), "no endpoints")
+                .error(path.parent().unwrap_or(&path), "no endpoints")
                 .at_key()
                 .help("add `endpoints = [\"10.0.0.11:8080\"]`");
             return Vec::new();

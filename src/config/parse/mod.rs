@@ -91,13 +91,13 @@ impl Context<'_> {
             || self
                 .removed
                 .iter()
-                .any(|path| *path == problem.path || path.parent().as_ref() == Some(&problem.path))
+                .any(|path| *path == problem.path || path.parent() == Some(&problem.path))
     }
 
     /// Names in a section that were taken out: they are not unknown.
     fn removed_names(&self, section: &str) -> impl Iterator<Item = &str> {
-        self.removed.iter().filter_map(move |path| match path.segments() {
-            [Segment::Key(first), Segment::Key(name)] if first == section => Some(name.as_str()),
+        self.removed.iter().filter_map(move |path| match path.segments().as_slice() {
+            [Segment::Key(first), Segment::Key(name)] if **first == *section => Some(&**name),
             _ => None,
         })
     }

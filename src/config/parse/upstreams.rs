@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{Context, Known};
 use crate::{
     config::raw::Raw,
-    types::{KeyPath, Name, Problem, Problems, Segment},
+    types::{KeyPath, Name, Problem, Problems},
     upstream::{RawEndpoint, RawUpstream, UpstreamConfig},
 };
 
@@ -174,12 +174,10 @@ fn path_of(name: &Name) -> KeyPath {
 
 /// The problem's path, with `to` in place of `from`.
 fn rebased(problem: &Problem, from: &KeyPath, to: &KeyPath) -> Option<KeyPath> {
-    let rest = problem.path.segments().strip_prefix(from.segments())?;
+    let segments = problem.path.segments();
+    let rest = segments.strip_prefix(from.segments().as_slice())?;
     if rest.is_empty() && from != to {
         return None;
     }
-    Some(rest.iter().fold(to.clone(), |path, segment| match segment {
-        Segment::Key(key) => path.key(key),
-        Segment::Index(index) => path.index(*index),
-    }))
+    Some(rest.iter().fold(to.clone(), |path, segment| path.step((*segment).clone())))
 }
