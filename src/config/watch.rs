@@ -5,10 +5,11 @@
 //! replace a file by rename and Kubernetes, which swaps the link `..data`, are seen because folders are watched.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
@@ -16,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _, event::ModifyKind};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -69,9 +70,10 @@ impl Watcher {
         // One place is enough: a wake that finds it taken is already on its way.
         let (wake, wakes) = mpsc::sync_channel(1);
         let events = wake.clone();
+        let names = Arc::new(Mutex::new(Names::new()));
+        let known_names = names.clone();
         let notify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the files is an event too.
-            if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+            if may_be_change(&event, &known_names.lock().unwrap_or_else(PoisonError::into_inner)) {
                 let _ = events.try_send(());
             }
         });
@@ -80,7 +82,7 @@ impl Watcher {
                 tracing::warn!(%error, "no file events; the configuration is only polled");
             })
             .ok();
-        let mut files = WatchedFiles::new(path, notify);
+        let mut files = WatchedFiles::new(path, notify, names);
         let known = files.fingerprint();
         let is_stopped = Arc::new(AtomicBool::new(false));
         let stopped = is_stopped.clone();
@@ -141,6 +143,21 @@ fn run(
     }
 }
 
+/// The names of the files, and of what links to them point to.
+type Names = HashSet<OsString>;
+
+/// Whether an event can be a change of the configuration. Reading files is an event too; and a log that is written beside
+/// the files would make many. What comes, goes or is renamed may be a new include.
+fn may_be_change(event: &notify::Result<notify::Event>, names: &Names) -> bool {
+    match event {
+        Ok(notify::Event { kind: EventKind::Access(_), .. }) => false,
+        Ok(notify::Event { kind: EventKind::Modify(ModifyKind::Data(_)), paths, .. }) => {
+            paths.iter().filter_map(|path| path.file_name()).any(|name| names.contains(name))
+        }
+        _ => true,
+    }
+}
+
 /// SHA-256 of all texts with their paths.
 type Fingerprint = [u8; 32];
 
@@ -148,14 +165,15 @@ type Fingerprint = [u8; 32];
 struct WatchedFiles {
     path: PathBuf,
     notify: Option<RecommendedWatcher>,
+    names: Arc<Mutex<Names>>,
     seen: Bundle,
     fingerprint: Fingerprint,
 }
 
 impl WatchedFiles {
-    fn new(path: &Path, notify: Option<RecommendedWatcher>) -> Self {
+    fn new(path: &Path, notify: Option<RecommendedWatcher>, names: Arc<Mutex<Names>>) -> Self {
         let path = path.to_owned();
-        Self { path, notify, seen: Bundle::default(), fingerprint: Fingerprint::default() }
+        Self { path, notify, names, seen: Bundle::default(), fingerprint: Fingerprint::default() }
     }
 
     /// What is on the disk now. Texts are parsed for their includes only where one of them changed.
@@ -181,13 +199,10 @@ impl WatchedFiles {
 
     /// Whether each file has the text that it had, and each include finds what it found.
     fn is_as_seen(&self) -> bool {
-        let is_whole = !self.seen.files.is_empty()
-            && self
-                .seen
-                .includes
-                .values()
-                .flatten()
-                .all(|path| self.seen.files.iter().any(|source| source.path == *path));
+        let read: HashSet<&Path> =
+            self.seen.files.iter().map(|source| source.path.as_path()).collect();
+        let is_whole = !read.is_empty()
+            && self.seen.includes.values().flatten().all(|path| read.contains(path.as_path()));
         is_whole
             && self
                 .seen
@@ -202,15 +217,16 @@ impl WatchedFiles {
     /// Watches every folder that a change can happen in. Watching one again does nothing, or heals a watch that was lost.
     fn watch_folders(&mut self) {
         let Some(notify) = &mut self.notify else { return };
-        let mut folders = BTreeSet::new();
-        add_folders(&self.path, &mut folders, 0);
+        let mut places = Places::default();
+        places.add(&self.path, 0);
         for source in &self.seen.files {
-            add_folders(&source.path, &mut folders, 0);
+            places.add(&source.path, 0);
         }
         for pattern in self.seen.includes.keys() {
-            add_pattern_folders(pattern, &mut folders);
+            places.add_pattern(pattern);
         }
-        for folder in folders.into_iter().take(MAX_FOLDERS) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = places.names;
+        for folder in places.folders.into_iter().take(MAX_FOLDERS) {
             if let Err(error) = notify.watch(&folder, RecursiveMode::NonRecursive) {
                 tracing::debug!(folder = %folder.display(), %error, "folder is only polled");
             }
@@ -218,39 +234,48 @@ impl WatchedFiles {
     }
 }
 
-/// The folder of a file, and of each link on the way to it: a swapped link is a change of the folder that holds it.
-fn add_folders(path: &Path, folders: &mut BTreeSet<PathBuf>, links: usize) {
-    folders.insert(folder_of(path));
-    if links > MAX_LINKS {
-        return;
-    }
-    for ancestor in path.ancestors().filter(|ancestor| ancestor.is_symlink()) {
-        let folder = folder_of(ancestor);
-        if let (Ok(target), Ok(rest)) = (ancestor.read_link(), path.strip_prefix(ancestor)) {
-            let target = folder.join(target);
-            let target = if rest.as_os_str().is_empty() { target } else { target.join(rest) };
-            add_folders(&target, folders, links + 1);
-        }
-        folders.insert(folder);
-    }
+/// Where a change can happen.
+#[derive(Default)]
+struct Places {
+    folders: BTreeSet<PathBuf>,
+    names: Names,
 }
 
-/// The folders in which a new file could match.
-fn add_pattern_folders(pattern: &str, folders: &mut BTreeSet<PathBuf>) {
-    let mut ancestor = Path::new(pattern).parent();
-    while let Some(folder) = ancestor {
-        let text = folder.to_string_lossy();
-        if !has_wildcard(&text) {
-            let folder = PathBuf::from(unescape(&text)).join("any");
-            add_folders(&folder, folders, 0);
+impl Places {
+    /// A file and each link on the way to it: a swapped link is a change of the folder that holds it.
+    fn add(&mut self, path: &Path, links: usize) {
+        self.folders.insert(folder_of(path));
+        self.names.extend(path.file_name().map(ToOwned::to_owned));
+        if links > MAX_LINKS {
             return;
         }
-        for found in glob::glob(&text).into_iter().flatten().flatten().take(MAX_FOLDERS) {
-            if found.is_dir() {
-                folders.insert(found);
+        for ancestor in path.ancestors().filter(|ancestor| ancestor.is_symlink()) {
+            let folder = folder_of(ancestor);
+            if let (Ok(target), Ok(rest)) = (ancestor.read_link(), path.strip_prefix(ancestor)) {
+                let target = folder.join(target);
+                let target = if rest.as_os_str().is_empty() { target } else { target.join(rest) };
+                self.add(&target, links + 1);
             }
+            self.folders.insert(folder);
         }
-        ancestor = folder.parent();
+    }
+
+    /// The folders in which a new file could match.
+    fn add_pattern(&mut self, pattern: &str) {
+        let mut ancestor = Path::new(pattern).parent();
+        while let Some(folder) = ancestor {
+            let text = folder.to_string_lossy();
+            if !has_wildcard(&text) {
+                self.add(&PathBuf::from(unescape(&text)).join("any"), 0);
+                return;
+            }
+            for found in glob::glob(&text).into_iter().flatten().flatten().take(MAX_FOLDERS) {
+                if found.is_dir() {
+                    self.folders.insert(found);
+                }
+            }
+            ancestor = folder.parent();
+        }
     }
 }
 
@@ -401,6 +426,26 @@ mod tests {
         watched.sees_one("the third version");
         fs::write(watched.folder.path().join("..3/sites/a.toml"), "# edited").unwrap();
         watched.sees_one("an edit behind the links");
+    }
+
+    #[test]
+    fn a_log_beside_the_files_wakes_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (main, log) = (folder.path().join("tidegate.toml"), folder.path().join("access.log"));
+        for file in [&main, &log] {
+            fs::write(file, "# 1").unwrap();
+        }
+        let mut files = WatchedFiles::new(&main, None, Arc::default());
+        // Without events there is nothing to watch, and no names are learned.
+        files.notify = notify::recommended_watcher(|_| {}).ok();
+        files.fingerprint();
+        let names = files.names.lock().unwrap();
+        let event = |kind, path: &Path| Ok(notify::Event::new(kind).add_path(path.to_owned()));
+        let data = EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any));
+        let create = EventKind::Create(notify::event::CreateKind::File);
+        assert!(may_be_change(&event(data, &main), &names));
+        assert!(!may_be_change(&event(data, &log), &names));
+        assert!(may_be_change(&event(create, &log), &names));
     }
 
     #[test]
