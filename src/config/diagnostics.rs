@@ -226,7 +226,7 @@ impl Report {
             }
             return;
         };
-        let mut snippet = Snippet::source(source.text.as_str())
+        let mut snippet = Snippet::source(&*source.text)
             .path(None::<&str>)
             .annotation(AnnotationKind::Primary.span(shown(place, &source.text)));
         let mut other = None;
@@ -239,7 +239,7 @@ impl Report {
                 snippet = snippet.annotation(annotation);
             } else {
                 other = Some(
-                    Snippet::source(related.text.as_str())
+                    Snippet::source(&*related.text)
                         .path(related.path.to_string_lossy())
                         .annotation(annotation),
                 );

@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -32,17 +33,24 @@ pub struct Loaded {
     pub hash: ConfigHash,
     /// The files it was read from, the main one first.
     pub files: Vec<PathBuf>,
-    document: Document,
+    main: PathBuf,
     pub(super) bundle: Bundle,
 }
 
-/// The merged tree with its sources.
-#[derive(Debug)]
+/// The merged tree with its sources, and what is wrong so far.
 struct Document {
     tree: Node,
     sources: Arc<[Source]>,
+    bundle: Bundle,
     redactor: Redactor,
     main: PathBuf,
+    findings: Vec<Finding>,
+    /// Values that can't be decoded because their variables are not set.
+    removed: Vec<KeyPath>,
+    /// Sources that are no TOML.
+    broken: HashSet<usize>,
+    /// Names or whole files are missing: what refers to them is not wrong.
+    is_incomplete: bool,
 }
 
 /// Loads the file at `path` and what it includes.
@@ -58,57 +66,23 @@ pub(super) fn load_from(
     files: Files<'_>,
     environment: Environment<'_>,
 ) -> Result<Loaded, Report> {
-    let mut fragments = Fragments::gather(path, files, environment);
-    let bundle = fragments.to_bundle();
-    let is_incomplete = fragments.is_incomplete();
-    let mut findings = std::mem::take(&mut fragments.findings);
-    let sources: Arc<[Source]> = std::mem::take(&mut fragments.sources).into();
-    let refused = |findings| Report::new(path, sources.clone(), findings);
-    if sources.is_empty() {
-        return Err(refused(findings));
-    }
-    let mut tree = merge(fragments.trees, &mut findings);
-    let has_empty_file = !fragments.empty.is_empty();
-    let may_be_empty = tree.get("allow_empty").is_some_and(|node| node.value == Value::Bool(true));
-    if !may_be_empty {
-        findings.extend(fragments.empty);
-    }
-    let mut removed = Vec::new();
-    let redactor = environment.expand_all(&mut tree, |path, error| {
-        findings.push(Finding::error(path, error.to_string()).help_from(error.help()));
-        removed.push(path.clone());
-    });
-    let document = Document { tree, sources: sources.clone(), redactor, main: path.to_owned() };
-    for finding in findings.iter_mut().filter(|finding| finding.place.is_none()) {
-        finding.place = document.tree.locate(&finding.path, false);
-    }
+    let mut document = Document::read(path, files, environment);
     let mut problems = Problems::new();
-    let mut decodable = Cow::Borrowed(&document.tree);
-    for path in &removed {
-        decodable.to_mut().remove(path);
-    }
-    removed.extend(refuse_planned(&mut decodable, &mut problems));
-    let raw = decode_all(decodable, &mut problems, &mut removed);
-    let context = Context { tree: &document.tree, removed: &removed };
-    // Where names or whole files are missing, what refers to them is not wrong.
-    let config = if is_incomplete || (has_empty_file && !may_be_empty) {
-        None
-    } else {
-        parse(&raw, &context, &mut problems)
-    };
+    let config = document.parse(&mut problems);
+    let mut findings = std::mem::take(&mut document.findings);
     findings.extend(problems.into_iter().map(|problem| document.finding(problem)).filter(
         // What a broken file holds is not all that was written there.
-        |finding| !finding.place.is_some_and(|place| fragments.broken.contains(&place.source)),
+        |finding| !finding.place.is_some_and(|place| document.broken.contains(&place.source)),
     ));
-    let report = refused(findings);
+    let report = Report::new(path, document.sources.clone(), findings);
     match config {
         Some(config) if !report.has_errors() => Ok(Loaded {
             config: Arc::new(config),
             report,
             hash: document.tree.hash(),
             files: document.sources.iter().map(|source| source.path.clone()).collect(),
-            document,
-            bundle,
+            main: document.main,
+            bundle: document.bundle,
         }),
         _ => Err(report),
     }
@@ -116,13 +90,68 @@ pub(super) fn load_from(
 
 impl Loaded {
     /// Problems that a later stage found, with their places.
+    ///
+    /// The texts are read once more for it: their tree takes many times their size and is seldom asked for.
     pub fn report_of(&self, problems: Problems) -> Report {
-        let findings = problems.into_iter().map(|problem| self.document.finding(problem)).collect();
-        Report::new(&self.document.main, self.document.sources.clone(), findings)
+        if problems.is_empty() {
+            return Report::new(&self.main, Arc::default(), Vec::new());
+        }
+        let files = Files::Bundle(&self.bundle);
+        let document = Document::read(&self.main, files, Environment(&process_environment));
+        let findings = problems.into_iter().map(|problem| document.finding(problem)).collect();
+        Report::new(&self.main, document.sources, findings)
     }
 }
 
 impl Document {
+    fn read(path: &Path, files: Files<'_>, environment: Environment<'_>) -> Self {
+        let mut fragments = Fragments::gather(path, files, environment);
+        let bundle = fragments.to_bundle();
+        let mut is_incomplete = fragments.is_incomplete() || fragments.sources.is_empty();
+        let mut findings = std::mem::take(&mut fragments.findings);
+        let mut tree = merge(fragments.trees, &mut findings);
+        let may_be_empty =
+            tree.get("allow_empty").is_some_and(|node| node.value == Value::Bool(true));
+        if !may_be_empty {
+            is_incomplete |= !fragments.empty.is_empty();
+            findings.extend(fragments.empty);
+        }
+        let mut removed = Vec::new();
+        let redactor = environment.expand_all(&mut tree, |path, error| {
+            findings.push(Finding::error(path, error.to_string()).help_from(error.help()));
+            removed.push(path.clone());
+        });
+        for finding in findings.iter_mut().filter(|finding| finding.place.is_none()) {
+            finding.place = tree.locate(&finding.path, false);
+        }
+        Self {
+            tree,
+            sources: fragments.sources.into(),
+            bundle,
+            redactor,
+            main: path.to_owned(),
+            findings,
+            removed,
+            broken: fragments.broken,
+            is_incomplete,
+        }
+    }
+
+    /// The configuration that the tree is; `None` where something is wrong with it.
+    fn parse(&mut self, problems: &mut Problems) -> Option<Config> {
+        if self.sources.is_empty() {
+            return None;
+        }
+        let mut decodable = Cow::Borrowed(&self.tree);
+        for path in &self.removed {
+            decodable.to_mut().remove(path);
+        }
+        self.removed.extend(refuse_planned(&mut decodable, problems));
+        let raw = decode_all(decodable, problems, &mut self.removed);
+        let context = Context { tree: &self.tree, removed: &self.removed };
+        if self.is_incomplete { None } else { parse(&raw, &context, problems) }
+    }
+
     fn finding(&self, problem: crate::types::Problem) -> Finding {
         let path: KeyPath = problem.path.clone();
         Finding::locate(
@@ -150,7 +179,7 @@ mod tests {
     fn bundle(files: &[(&str, &str)]) -> Bundle {
         let source = |(path, text): &(&str, &str)| Source {
             path: PathBuf::from(*path),
-            text: (*text).to_owned(),
+            text: Arc::from(*text),
         };
         let found = files.iter().skip(1).map(|(path, _)| PathBuf::from(*path)).collect();
         Bundle {

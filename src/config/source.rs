@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ pub(super) struct Source {
     /// Its path, as the user gave it.
     pub(super) path: PathBuf,
     /// Its text.
-    pub(super) text: String,
+    pub(super) text: Arc<str>,
 }
 
 /// A stretch of one source, in bytes.
@@ -65,7 +66,7 @@ pub(super) enum PatternError {
 
 impl Files<'_> {
     /// The text of a file.
-    pub(super) fn read(self, path: &Path) -> io::Result<String> {
+    pub(super) fn read(self, path: &Path) -> io::Result<Arc<str>> {
         match self {
             Self::Disk => {
                 let file = File::open(path)?;
@@ -77,8 +78,10 @@ impl Files<'_> {
                 if bytes.len() as u64 > MAX_FILE_BYTES {
                     return Err(io::ErrorKind::FileTooLarge.into());
                 }
-                String::from_utf8(bytes)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+                match std::str::from_utf8(&bytes) {
+                    Ok(text) => Ok(Arc::from(text)),
+                    Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                }
             }
             Self::Bundle(bundle) => bundle
                 .files

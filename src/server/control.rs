@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     reload::Trigger,
-    state::{Core, Phase},
+    state::{Core, Phase, Settings},
 };
 use crate::{
     admin::{
@@ -17,8 +17,7 @@ use crate::{
         ListenerStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Status,
         UpstreamStatus,
     },
-    config::Config,
-    snapshot::Snapshot,
+    snapshot::{Site, Snapshot},
     telemetry::{
         metrics::{CertificateSample, EndpointSample, RouteStats},
         rfc3339,
@@ -59,17 +58,8 @@ impl Control for AdminControl {
                     problems: last.problems,
                 }),
             },
-            listeners: listeners(core, &in_force.config),
-            sites: in_force
-                .config
-                .sites
-                .iter()
-                .map(|site| SiteStatus {
-                    name: site.name.to_string(),
-                    hosts: site.hosts.iter().map(ToString::to_string).collect(),
-                    routes: site.routes.iter().map(|route| route.name.to_string()).collect(),
-                })
-                .collect(),
+            listeners: listeners(core, &in_force.settings),
+            sites: snapshot.sites.iter().map(|site| site_status(site)).collect(),
             upstreams: snapshot
                 .upstreams
                 .iter()
@@ -121,14 +111,25 @@ impl Control for AdminControl {
     }
 }
 
-fn listeners(core: &Core, config: &Config) -> Vec<ListenerStatus> {
+fn site_status(site: &Site) -> SiteStatus {
+    let mut routes: Vec<String> =
+        site.routes.routes().map(|route| route.name.to_string()).collect();
+    routes.sort();
+    SiteStatus {
+        name: site.name.to_string(),
+        hosts: site.hosts.iter().map(ToString::to_string).collect(),
+        routes,
+    }
+}
+
+fn listeners(core: &Core, settings: &Settings) -> Vec<ListenerStatus> {
     let connections = core.listeners.connections_by_listener();
     core.listeners
         .bound()
         .into_iter()
         .map(|(name, address)| ListenerStatus {
             address: address.to_string(),
-            tls: config.listeners.iter().any(|listener| listener.name == name && listener.tls),
+            tls: settings.listeners.iter().any(|listener| listener.name == name && listener.tls),
             connections: connections
                 .iter()
                 .find(|(other, _)| *other == name)

@@ -1,15 +1,15 @@
 //! Wiring: runtimes, the first configuration, background tasks, the end. No logic of its own.
 
+mod builder;
 mod control;
 mod listening;
-mod memory;
 mod reload;
 mod state;
 mod workers;
 
 use std::{
     fmt, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicU8},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -17,13 +17,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::{self, Runtime},
     sync::Notify,
 };
 use tracing::{error, info, warn};
 
 pub use self::reload::Refusal;
 use self::{
+    builder::Builder,
     control::AdminControl,
     reload::Trigger,
     state::{Core, InForce, Phase},
@@ -114,6 +115,7 @@ pub struct Prepared {
     compiled: Compiled,
     /// Why the last good configuration stands in for the file.
     broken: Option<Report>,
+    builder: Builder,
     changed: Arc<Notify>,
     watcher: Option<Watcher>,
 }
@@ -159,35 +161,25 @@ impl Edge {
     /// [`StartError::Configuration`], with every problem.
     pub fn prepare(options: Options) -> Result<Prepared, StartError> {
         let changed = Arc::new(Notify::new());
+        let builder = Builder::start().map_err(StartError::Runtime)?;
         let notify = changed.clone();
-        // It is started first: what changes while the files are read is seen.
-        let watcher = Watcher::start(&options.config, move || notify.notify_one())
-            .inspect_err(|error| warn!(%error, "the configuration files can't be watched; reload by SIGHUP or the API"))
-            .ok();
-        let report = match config::load(&options.config).and_then(Compiled::new) {
-            Ok(compiled) => {
-                let watcher = watcher.filter(|_| compiled.loaded.config.reload.watch);
-                return Ok(Prepared { options, compiled, broken: None, changed, watcher });
-            }
-            Err(report) => report,
-        };
-        if options.strict_start {
-            return Err(StartError::Configuration(Box::new(report)));
-        }
-        let last_good =
-            config::load_last_good(&config::state_dir_of(&options.config)).and_then(|loaded| {
-                loaded.map(Compiled::new).transpose().map_err(LastGoodError::Refused)
-            });
-        match last_good {
-            Ok(Some(compiled)) => {
-                Ok(Prepared { options, compiled, broken: Some(report), changed, watcher })
-            }
-            Ok(None) => Err(StartError::Configuration(Box::new(report))),
-            Err(error) => {
-                warn!(%error, "there is no last good configuration to serve instead");
-                Err(StartError::Configuration(Box::new(report)))
-            }
-        }
+        let strict = options.strict_start;
+        let path = options.config.clone();
+        let found = builder.run_blocking(move || {
+            // It is started first: what changes while the files are read is seen.
+            let watcher = Watcher::start(&path, move || notify.notify_one())
+                .inspect_err(|error| warn!(%error, "the configuration files can't be watched; reload by SIGHUP or the API"))
+                .ok();
+            (find_configuration(&path, strict), watcher)
+        });
+        let (found, watcher) = found.map_err(|panicked| {
+            let message = format!("loading it failed: {panicked}");
+            StartError::Configuration(Box::new(Report::of_message(&options.config, &message)))
+        })?;
+        let (compiled, broken) =
+            found.map_err(|report| StartError::Configuration(Box::new(report)))?;
+        let watcher = watcher.filter(|_| broken.is_some() || compiled.loaded.config.reload.watch);
+        Ok(Prepared { options, compiled, broken, builder, changed, watcher })
     }
 
     /// Starts an edge in this process; it serves when this returns.
@@ -203,10 +195,10 @@ impl Edge {
     /// # Errors
     /// [`StartError`].
     pub fn start_prepared(prepared: Prepared) -> Result<EdgeHandle, StartError> {
-        let Prepared { options, compiled, broken, changed, watcher } = prepared;
+        let Prepared { options, compiled, broken, builder, changed, watcher } = prepared;
         tell(&options, &compiled, broken.as_ref());
         let Compiled { loaded, blueprint, .. } = compiled;
-        let control = Builder::new_multi_thread()
+        let control = runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("tidegate-control")
             .enable_all()
@@ -214,9 +206,12 @@ impl Edge {
             .map_err(StartError::Runtime)?;
         let metrics = Metrics::new();
         let state_dir = &loaded.config.server.state_dir;
-        let live = Live::new(state_dir, control.handle().clone(), metrics.clone());
+        let live = Arc::new(Live::new(state_dir, control.handle().clone(), metrics.clone()));
         let config = loaded.config.clone();
-        let first = live.attach(blueprint)?;
+        let attaching = live.clone();
+        let first = builder
+            .run_blocking(move || attaching.attach(blueprint))
+            .map_err(|panicked| StartError::Runtime(io::Error::other(panicked)))??;
         let upstreams = first.upstreams.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
         let threads =
@@ -230,12 +225,13 @@ impl Edge {
         };
         let bound_admin = admin.as_ref().map(|(server, _)| server.address().to_string());
         let core = Arc::new(Core {
-            in_force: Mutex::new(InForce::first(&loaded, config.clone(), broken.as_ref())),
+            in_force: Mutex::new(InForce::first(&loaded, broken.as_ref())),
             options,
             snapshot,
             live,
             listeners,
             control: control.handle().clone(),
+            builder,
             started: (Instant::now(), SystemTime::now()),
             reloading: tokio::sync::Mutex::new(()),
             phase: AtomicU8::new(Phase::Starting as u8),
@@ -247,11 +243,13 @@ impl Edge {
         if let Some((server, token)) = admin {
             control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token));
         }
+        // Only the snapshot is left of it.
+        drop(config);
         if broken.is_none() {
-            core.keep_as_last_good(loaded);
+            let keeping = core.clone();
+            control.spawn(async move { keeping.keep_as_last_good(loaded, None).await });
         }
         start_tasks(&core, upstreams, changed);
-        memory::give_back();
         Ok(EdgeHandle {
             core,
             control: Some(control),
@@ -259,6 +257,27 @@ impl Edge {
             watcher,
             admin: bound_admin,
         })
+    }
+}
+
+/// The configuration to start with: the file's, or the last good one with a report of what is wrong with the file.
+fn find_configuration(path: &Path, strict: bool) -> Result<(Compiled, Option<Report>), Report> {
+    let report = match config::load(path).and_then(Compiled::new) {
+        Ok(compiled) => return Ok((compiled, None)),
+        Err(report) => report,
+    };
+    if strict {
+        return Err(report);
+    }
+    let last_good = config::load_last_good(&config::state_dir_of(path))
+        .and_then(|loaded| loaded.map(Compiled::new).transpose().map_err(LastGoodError::Refused));
+    match last_good {
+        Ok(Some(compiled)) => Ok((compiled, Some(report))),
+        Ok(None) => Err(report),
+        Err(error) => {
+            warn!(%error, "there is no last good configuration to serve instead");
+            Err(report)
+        }
     }
 }
 
@@ -315,7 +334,9 @@ fn start_tasks(core: &Arc<Core>, upstreams: Vec<Arc<Upstream>>, changed: Arc<Not
         loop {
             tokio::time::sleep(SWEEP).await;
             let Some(core) = sweeping.upgrade() else { return };
-            core.live.sweep(Instant::now());
+            let live = core.live.clone();
+            // It may be the last to hold what a snapshot pointed to.
+            drop(core.builder.run(move || live.sweep(Instant::now())).await);
         }
     });
 }
@@ -332,8 +353,8 @@ impl EdgeHandle {
 
     /// Listeners that speak TLS, by name.
     pub fn tls_listeners(&self) -> Vec<String> {
-        let config = self.core.config();
-        config
+        let settings = self.core.settings();
+        settings
             .listeners
             .iter()
             .filter(|listener| listener.tls)
@@ -343,8 +364,8 @@ impl EdgeHandle {
 
     /// Exact host names of the sites on `listener`, for a hint on what to try.
     pub fn hosts(&self) -> Vec<String> {
-        let config = self.core.config();
-        config
+        let snapshot = self.core.snapshot.load();
+        snapshot
             .sites
             .iter()
             .flat_map(|site| &site.hosts)
@@ -413,7 +434,7 @@ impl Drop for EdgeHandle {
 
 /// Lame duck, then no new connections, then the end of those that are left.
 async fn drain_all(core: &Core) {
-    let server = core.config().server.clone();
+    let server = core.settings().server.clone();
     let deadline = tokio::time::Instant::now() + server.drain;
     core.set_phase(Phase::Draining);
     info!(connections = core.listeners.connections(), "draining");

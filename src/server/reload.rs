@@ -8,13 +8,10 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use tracing::{error, info, warn};
 
-use super::{
-    memory,
-    state::{Core, LastReload, Phase},
-};
+use super::state::{Core, LastReload, Phase, Settings};
 use crate::{
     config::{self, Config, Loaded, Report},
-    snapshot::{self, Leniency},
+    snapshot::{self, Leniency, Snapshot},
     telemetry::metrics::ReloadResult,
     types::{KeyPath, Problems},
 };
@@ -97,18 +94,12 @@ impl Core {
             return Err(Refusal { report: Report::of_message(&self.options.config, message) });
         }
         let path = self.options.config.clone();
-        let loading = self.control.spawn_blocking(move || config::load(&path));
-        let loaded = match loading.await {
+        let loaded = match self.builder.run(move || config::load(&path)).await {
             Ok(Ok(loaded)) => loaded,
             Ok(Err(report)) => return Err(Refusal { report }),
-            Err(panic) => {
-                error!(%panic, "loading the configuration failed");
-                return Err(Refusal {
-                    report: Report::of_message(
-                        &self.options.config,
-                        "loading it failed; see the log",
-                    ),
-                });
+            Err(panicked) => {
+                let message = format!("loading it failed: {panicked}");
+                return Err(Refusal { report: Report::of_message(&self.options.config, &message) });
             }
         };
         let present = self.in_force();
@@ -118,9 +109,9 @@ impl Core {
         }
         let config = loaded.config.clone();
         let mut problems = Problems::new();
-        refuse_fixed(&config, &present.config, &mut problems);
+        refuse_fixed(&config, &present.settings, &mut problems);
         let compiling = config.clone();
-        let compiled = self.control.spawn_blocking(move || {
+        let compiled = self.builder.run(move || {
             let mut found = Problems::new();
             let blueprint = snapshot::compile(&compiling, Leniency::Strict, &mut found);
             (blueprint, found)
@@ -130,8 +121,8 @@ impl Core {
                 problems.extend(found);
                 blueprint
             }
-            Err(panic) => {
-                problems.error(&KeyPath::root(), format!("compiling it failed: {panic}"));
+            Err(panicked) => {
+                problems.error(&KeyPath::root(), format!("compiling it failed: {panicked}"));
                 None
             }
         };
@@ -145,10 +136,15 @@ impl Core {
                 return Err(refused(&loaded, problems));
             }
         };
-        let next = match self.live.attach(blueprint) {
-            Ok(next) => next,
-            Err(attach) => {
+        let live = self.live.clone();
+        let next = match self.builder.run(move || live.attach(blueprint)).await {
+            Ok(Ok(next)) => next,
+            Ok(Err(attach)) => {
                 problems.error(&KeyPath::root(), attach.to_string());
+                return Err(refused(&loaded, problems));
+            }
+            Err(panicked) => {
+                problems.error(&KeyPath::root(), format!("attaching it failed: {panicked}"));
                 return Err(refused(&loaded, problems));
             }
         };
@@ -157,8 +153,8 @@ impl Core {
         // An endpoint that was not probed in time serves where none is healthy.
         drop(tokio::time::timeout(config.reload.warm_up, probed).await);
         let generation = next.generation;
-        self.listeners.retire(&plan, present.config.server.drain, &self.snapshot.load_full());
-        self.snapshot.store(Arc::new(next));
+        self.listeners.retire(&plan, present.settings.server.drain, &self.snapshot.load_full());
+        let before = self.snapshot.swap(Arc::new(next));
         self.listeners.start(plan);
         self.live.metrics.generation(generation);
         if let Some(logging) = &self.options.logging {
@@ -170,11 +166,12 @@ impl Core {
             warn!("{diagnostic}");
         }
         self.change_in_force(|in_force| {
-            in_force.config = config.clone();
+            in_force.settings = Settings::of(&config);
             in_force.hash = loaded.hash;
             in_force.since = SystemTime::now();
         });
-        self.keep_as_last_good(loaded);
+        drop((config, present));
+        self.keep_as_last_good(loaded, Some(before)).await;
         Ok(Taken { generation, is_new: true })
     }
 
@@ -193,16 +190,18 @@ impl Core {
         }
     }
 
-    /// Writes the texts to the state directory, beside the request path.
-    pub(super) fn keep_as_last_good(&self, loaded: Loaded) {
-        let state_dir = self.config().server.state_dir.clone();
-        self.control.spawn_blocking(move || {
+    /// Writes the texts to the state directory, and forgets what was in force before, beside the request path.
+    pub(super) async fn keep_as_last_good(&self, loaded: Loaded, before: Option<Arc<Snapshot>>) {
+        let state_dir = self.settings().server.state_dir.clone();
+        let keep = move || {
+            drop(before);
             if let Err(error) = config::save_last_good(&state_dir, &loaded) {
                 warn!(%error, "the last good configuration can't be kept");
             }
-            drop(loaded);
-            memory::give_back();
-        });
+        };
+        if self.builder.start_work(keep).await.is_err() {
+            warn!("the last good configuration can't be kept");
+        }
     }
 }
 
@@ -234,7 +233,7 @@ fn report_binds(failures: &[(crate::types::Name, std::io::Error)], problems: &mu
 }
 
 /// What a running edge can't change.
-fn refuse_fixed(new: &Config, old: &Config, problems: &mut Problems) {
+fn refuse_fixed(new: &Config, old: &Settings, problems: &mut Problems) {
     let fixed = [
         ("server", "threads", new.server.threads != old.server.threads),
         ("server", "workers", new.server.workers != old.server.workers),

@@ -11,9 +11,11 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use super::Options;
+use super::{Options, builder::Builder};
 use crate::{
-    config::{Config, ConfigHash, Loaded, Report},
+    config::{
+        AdminConfig, Config, ConfigHash, ListenerConfig, Loaded, ReloadConfig, Report, ServerConfig,
+    },
     listener::ListenerSet,
     snapshot::{Live, Snapshot},
     telemetry::metrics::ReloadResult,
@@ -38,10 +40,12 @@ pub(super) enum Phase {
 pub(super) struct Core {
     pub(super) options: Options,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
-    pub(super) live: Live,
+    pub(super) live: Arc<Live>,
     pub(super) listeners: ListenerSet,
     /// Runs everything that is not the data plane.
     pub(super) control: Handle,
+    /// Makes snapshots.
+    pub(super) builder: Builder,
     pub(super) started: (Instant, SystemTime),
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
@@ -52,12 +56,31 @@ pub(super) struct Core {
 /// The configuration in force, and the last attempt to change it.
 #[derive(Clone)]
 pub(super) struct InForce {
-    pub(super) config: Arc<Config>,
+    pub(super) settings: Arc<Settings>,
     pub(super) hash: ConfigHash,
     pub(super) since: SystemTime,
     /// The files on disk are what is in force.
     pub(super) is_in_sync: bool,
     pub(super) last: Option<LastReload>,
+}
+
+/// What a running edge asks its configuration for. The rest of it, by far the most, is in the snapshot.
+pub(super) struct Settings {
+    pub(super) server: ServerConfig,
+    pub(super) reload: ReloadConfig,
+    pub(super) admin: AdminConfig,
+    pub(super) listeners: Vec<ListenerConfig>,
+}
+
+impl Settings {
+    pub(super) fn of(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            server: config.server.clone(),
+            reload: config.reload,
+            admin: config.admin.clone(),
+            listeners: config.listeners.clone(),
+        })
+    }
 }
 
 /// How the last attempt ended.
@@ -71,7 +94,7 @@ pub(super) struct LastReload {
 
 impl InForce {
     /// At the start; `broken` says why the last good configuration stands in for the file.
-    pub(super) fn first(loaded: &Loaded, config: Arc<Config>, broken: Option<&Report>) -> Self {
+    pub(super) fn first(loaded: &Loaded, broken: Option<&Report>) -> Self {
         let now = SystemTime::now();
         let problems = broken
             .map(|report| report.diagnostics().map(|diagnostic| diagnostic.to_string()).collect());
@@ -80,7 +103,13 @@ impl InForce {
             result: ReloadResult::Refused,
             problems,
         });
-        Self { config, hash: loaded.hash, since: now, is_in_sync: broken.is_none(), last }
+        Self {
+            settings: Settings::of(&loaded.config),
+            hash: loaded.hash,
+            since: now,
+            is_in_sync: broken.is_none(),
+            last,
+        }
     }
 }
 
@@ -106,8 +135,8 @@ impl Core {
         change(&mut self.in_force.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) fn config(&self) -> Arc<Config> {
-        self.in_force().config
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.in_force().settings
     }
 
     pub(super) fn bound(&self) -> Vec<(String, String)> {

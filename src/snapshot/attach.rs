@@ -83,9 +83,8 @@ impl Live {
         let mut sites = Vec::with_capacity(blueprint.sites.len());
         let mut bindings = Vec::with_capacity(blueprint.sites.len());
         for site in blueprint.sites {
-            let binding = (site.hosts.clone(), site.listeners.clone());
+            bindings.push(site.listeners.clone());
             sites.push(Arc::new(self.attach_site(site)?));
-            bindings.push(binding);
         }
         let upstreams = blueprint
             .upstreams
@@ -142,6 +141,7 @@ impl Live {
             metrics: self.metrics.route(&site.name, "", None),
             routes: site.routes.map(|route| Arc::new(self.attach_route(&site.name, route))),
             name: site.name,
+            hosts: site.hosts,
             tls,
             is_disabled: site.is_disabled,
             demands_own_policy: site.demands_own_policy,
@@ -173,7 +173,8 @@ impl Live {
     }
 }
 
-type Binding = (Vec<crate::types::HostPattern>, Vec<Name>);
+/// The listeners of a site.
+type Binding = Vec<Name>;
 
 fn listener_table(
     config: &Config,
@@ -187,18 +188,18 @@ fn listener_table(
     let is_on_tls =
         |names: &[Name]| names.iter().any(|name| tls_listeners.get(name) == Some(&true));
     let mut is_named = false;
-    for (site, (patterns, names)) in sites.iter().zip(bindings) {
+    for (site, names) in sites.iter().zip(bindings) {
         if names.contains(&listener.name) {
             is_named = true;
-            for pattern in patterns {
+            for pattern in &site.hosts {
                 hosts.insert(pattern, HostEntry::Site(site.clone()));
             }
         }
     }
     if !listener.tls && listener.redirect_to_https.unwrap_or(!is_named) {
-        for (site, (patterns, names)) in sites.iter().zip(bindings) {
+        for (site, names) in sites.iter().zip(bindings) {
             if !names.contains(&listener.name) && is_on_tls(names) {
-                for pattern in patterns {
+                for pattern in &site.hosts {
                     if hosts.find(&pattern.to_string()).is_none() {
                         hosts.insert(pattern, HostEntry::RedirectToHttps(site.clone()));
                     }
@@ -218,7 +219,7 @@ fn listener_table(
             sites
                 .iter()
                 .zip(bindings)
-                .filter(|(_, (_, names))| names.contains(&listener.name))
+                .filter(|(_, names)| names.contains(&listener.name))
                 .find_map(|(site, _)| site.tls.clone()),
         ),
     };

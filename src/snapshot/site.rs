@@ -12,7 +12,7 @@ use crate::{
     route::{Rewrite, RouteTable, Template},
     telemetry::metrics::{RouteMetrics, UpstreamMetrics},
     tls::SiteTls,
-    types::Name,
+    types::{HostPattern, Name},
     upstream::Timeouts,
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub struct Site {
     /// Its name.
     pub name: Name,
+    /// Its hosts.
+    pub hosts: Vec<HostPattern>,
     /// Its TLS, where a TLS listener has it. `None` with `is_disabled`: its certificate is broken.
     pub tls: Option<Arc<SiteTls>>,
     /// It does not serve: its certificate could not be loaded when the edge started.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawLog {
-    /// How much is said: `error`, `warn`, `info`, `debug` or `trace`. The `--log-level` option goes before it.
+    /// How much is said: `error`, `warn`, `info`, `debug` or `trace`, which also shows what libraries say, whole heads of requests with their cookies among it. The `--log-level` option goes before it.
     #[schemars(extend("default" = "info"))]
     pub level: Option<LogLevel>,
     /// `text` for people, `json` for machines.

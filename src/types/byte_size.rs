@@ -72,7 +72,7 @@ impl JsonSchema for ByteSize {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": r"^\s*(0|[0-9]+\s*(B|KiB|MiB|GiB|KB|MB|GB))$",
+            "pattern": r"^\s*(0|[0-9]+\s*(B|KiB|MiB|GiB|KB|MB|GB))$|\$\{[A-Za-z_][A-Za-z0-9_]*\}",
             "examples": ["512B", "8KiB", "10MiB"],
         })
     }

@@ -97,7 +97,7 @@ impl JsonSchema for HumanDuration {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": r"^\s*(0|([0-9]+(ms|s|m|min|h|d)\s*)+)$",
+            "pattern": r"^\s*(0|([0-9]+(ms|s|m|min|h|d)\s*)+)$|\$\{[A-Za-z_][A-Za-z0-9_]*\}",
             "examples": ["250ms", "5s", "1m 30s"],
         })
     }

@@ -52,12 +52,12 @@ impl KeyPath {
 
     /// The steps from the root.
     pub fn segments(&self) -> Vec<&Segment> {
-        let mut segments: Vec<&Segment> = self.from_the_last().collect();
+        let mut segments: Vec<&Segment> = self.upwards().collect();
         segments.reverse();
         segments
     }
 
-    fn from_the_last(&self) -> impl Iterator<Item = &Segment> {
+    fn upwards(&self) -> impl Iterator<Item = &Segment> {
         std::iter::successors(self.0.as_deref(), |step| step.to.0.as_deref())
             .map(|step| &step.segment)
     }

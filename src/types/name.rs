@@ -74,7 +74,7 @@ impl JsonSchema for Name {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" })
+        schemars::json_schema!({ "type": "string", "pattern": r"^[A-Za-z0-9._-]{1,64}$|\$\{[A-Za-z_][A-Za-z0-9_]*\}" })
     }
 }
 
