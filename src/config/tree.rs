@@ -179,7 +179,7 @@ impl Node {
         // Each value has its tag and its length, so that no two trees write the same bytes.
         let mut text = |tag: u8, text: &str| {
             hasher.update([tag]);
-            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(length(text.len()));
             hasher.update(text);
         };
         match &self.value {
@@ -191,22 +191,27 @@ impl Node {
             Value::Removed => text(b'r', ""),
             Value::List(list) => {
                 hasher.update([b'l']);
-                hasher.update((list.len() as u64).to_le_bytes());
+                hasher.update(length(list.len()));
                 for node in list {
                     node.hash_into(hasher);
                 }
             }
             Value::Table(table) => {
                 hasher.update([b'm']);
-                hasher.update((table.len() as u64).to_le_bytes());
+                hasher.update(length(table.len()));
                 for (key, entry) in table {
-                    hasher.update((key.len() as u64).to_le_bytes());
+                    hasher.update(length(key.len()));
                     hasher.update(key);
                     entry.node.hash_into(hasher);
                 }
             }
         }
     }
+}
+
+/// A length for the hash. Files are far smaller than what four bytes can tell.
+fn length(length: usize) -> [u8; 4] {
+    u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 fn table_of(table: &DeTable<'_>, source: usize, text: &str, depth: usize) -> Table {

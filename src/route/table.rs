@@ -91,8 +91,8 @@ type Group = Box<[usize]>;
 struct Level {
     exact: HashMap<Box<str>, Group, RandomState>,
     prefix: HashMap<Box<str>, Group, RandomState>,
-    /// The expressions, and beside each the routes that have it.
-    expressions: RegexSet,
+    /// The expressions, where there are some (an empty set takes kilobytes), and beside each the routes that have it.
+    expressions: Option<RegexSet>,
     expression_groups: Vec<Group>,
 }
 
@@ -253,7 +253,11 @@ impl LevelBuilder {
         let boxed = |map: HashMap<Box<str>, Vec<usize>>| {
             map.into_iter().map(|(path, group)| (path, group.into_boxed_slice())).collect()
         };
-        let expressions = RegexSet::new(self.expressions.iter().map(|(text, _)| text))?;
+        let expressions = if self.expressions.is_empty() {
+            None
+        } else {
+            Some(RegexSet::new(self.expressions.iter().map(|(text, _)| text))?)
+        };
         Ok(Level {
             exact: boxed(self.exact),
             prefix: boxed(self.prefix),
@@ -275,11 +279,7 @@ impl Level {
         let prefixes = prefixes(path)
             .filter(|_| !self.prefix.is_empty())
             .filter_map(|prefix| self.prefix.get(prefix));
-        let matches = if self.expression_groups.is_empty() {
-            None
-        } else {
-            Some(self.expressions.matches(path))
-        };
+        let matches = self.expressions.as_ref().map(|expressions| expressions.matches(path));
         let expressions = matches.into_iter().flat_map(|matches| {
             matches.into_iter().filter_map(|index| self.expression_groups.get(index))
         });
