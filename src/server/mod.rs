@@ -1,10 +1,12 @@
 //! Wiring: runtimes, the first configuration, background tasks, the end. No logic of its own.
 
 mod control;
+mod hand_over;
 mod listening;
 mod memory;
 mod reload;
 mod state;
+mod systemd;
 mod workers;
 
 use std::{
@@ -22,16 +24,22 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-pub use self::reload::Refusal;
 use self::{
     control::AdminControl,
+    hand_over::{Estate, Takeover, answer_successors},
     reload::Trigger,
     state::{Core, InForce, Phase},
     workers::Workers,
 };
+pub use self::{
+    hand_over::HandOverError,
+    reload::Refusal,
+    systemd::{Systemd, activated_sockets},
+};
 use crate::{
     admin::{AdminServer, Token, TokenError},
     config::{self, Config, Loaded, Report, Watcher},
+    listener::{Inherited, Role},
     snapshot::{self, AttachError, Leniency, Live},
     telemetry::{logging::Logging, metrics::Metrics},
     types::{ListenAddress, Problems, SecretSource},
@@ -54,12 +62,22 @@ pub struct Options {
     pub strict_start: bool,
     /// The process's log, whose level a reload may change.
     pub logging: Option<Logging>,
+    /// The sockets of the edge that runs with the same state directory are taken over.
+    pub upgrade: bool,
+    /// Who is told how the process does.
+    pub systemd: Systemd,
 }
 
 impl Options {
     /// The usual: the last good configuration stands in for a broken file.
     pub fn new(config: impl Into<PathBuf>) -> Self {
-        Self { config: config.into(), strict_start: false, logging: None }
+        Self {
+            config: config.into(),
+            strict_start: false,
+            logging: None,
+            upgrade: false,
+            systemd: Systemd::default(),
+        }
     }
 }
 
@@ -86,6 +104,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The sockets of the edge that runs can't be taken over.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
 }
 
 /// A running edge. Dropping it ends it at once; [`EdgeHandle::shutdown`] ends it with a drain.
@@ -116,6 +137,7 @@ pub struct Prepared {
     broken: Option<Report>,
     changed: Arc<Notify>,
     watcher: Option<Watcher>,
+    inherited: Inherited,
 }
 
 impl Prepared {
@@ -127,6 +149,11 @@ impl Prepared {
     /// The process's log, whose level a reload may change.
     pub fn set_logging(&mut self, logging: Logging) {
         self.options.logging = Some(logging);
+    }
+
+    /// Sockets that listeners of their address or name use instead of binding their own.
+    pub fn set_inherited(&mut self, inherited: Inherited) {
+        self.inherited = inherited;
     }
 }
 
@@ -145,18 +172,21 @@ impl Edge {
         let report = match config::load(&options.config) {
             Ok(loaded) => {
                 let watcher = watcher.filter(|_| loaded.config.reload.watch);
-                return Ok(Prepared { options, loaded, broken: None, changed, watcher });
+                let inherited = Inherited::default();
+                return Ok(Prepared { options, loaded, broken: None, changed, watcher, inherited });
             }
             Err(report) => report,
         };
-        let last_good = if options.strict_start {
+        // An upgrade is not to make anything worse: the edge that runs has a configuration that is good.
+        let last_good = if options.strict_start || options.upgrade {
             Ok(None)
         } else {
             config::load_last_good(&config::state_dir_of(&options.config))
         };
         match last_good {
             Ok(Some(loaded)) => {
-                Ok(Prepared { options, loaded, broken: Some(report), changed, watcher })
+                let (broken, inherited) = (Some(report), Inherited::default());
+                Ok(Prepared { options, loaded, broken, changed, watcher, inherited })
             }
             Ok(None) => Err(StartError::Configuration(Box::new(report))),
             Err(error) => {
@@ -179,7 +209,7 @@ impl Edge {
     /// # Errors
     /// [`StartError`].
     pub fn start_prepared(prepared: Prepared) -> Result<EdgeHandle, StartError> {
-        let Prepared { options, loaded, broken, changed, watcher } = prepared;
+        let Prepared { options, loaded, broken, changed, watcher, mut inherited } = prepared;
         tell(&options, &loaded, broken.as_ref());
         let control = Builder::new_multi_thread()
             .worker_threads(1)
@@ -192,7 +222,8 @@ impl Edge {
         let live = Live::new(state_dir, control.handle().clone(), metrics.clone());
         let mut problems = Problems::new();
         let config = loaded.config.clone();
-        let blueprint = snapshot::compile(&config, Leniency::DisableSites, &mut problems);
+        let leniency = if options.upgrade { Leniency::Strict } else { Leniency::DisableSites };
+        let blueprint = snapshot::compile(&config, leniency, &mut problems);
         let report = loaded.report_of(problems);
         let Some(blueprint) = blueprint else {
             return Err(StartError::Configuration(Box::new(report)));
@@ -208,11 +239,26 @@ impl Edge {
         let workers = Workers::start(config.server.workers, threads, &snapshot, &metrics)
             .map_err(StartError::Runtime)?;
         let listeners = listening::listener_set(workers.list(), &metrics, &snapshot);
+        // From here on the edge that runs waits: everything that takes its time comes before.
+        let takeover = if options.upgrade {
+            control.block_on(first_probes(&upstreams));
+            let (takeover, passed) = Takeover::begin(state_dir)?;
+            inherited = passed.and(inherited);
+            Some(takeover)
+        } else {
+            None
+        };
+        let estate = Estate::default();
         let admin = match &config.admin.address {
             None => None,
-            Some(address) => Some(bind_admin(&control, address, config.admin.token.as_ref())?),
+            Some(address) => {
+                let token = config.admin.token.as_ref();
+                Some(bind_admin(&control, address, token, &mut inherited, &estate)?)
+            }
         };
         let bound_admin = admin.as_ref().map(|(server, _)| server.address().to_string());
+        let hand_over = estate.listen(state_dir, &mut inherited);
+        let phase = if takeover.is_some() { Phase::Ready } else { Phase::Starting };
         let core = Arc::new(Core {
             in_force: Mutex::new(InForce::first(&loaded, config.clone(), broken.as_ref())),
             options,
@@ -222,27 +268,38 @@ impl Edge {
             control: control.handle().clone(),
             started: (Instant::now(), SystemTime::now()),
             reloading: tokio::sync::Mutex::new(()),
-            phase: AtomicU8::new(Phase::Starting as u8),
+            phase: AtomicU8::new(phase as u8),
+            estate,
         });
         core.live.metrics.config_in_sync(broken.is_none());
         core.live.metrics.generation(core.snapshot.load().generation);
-        core.bind_first(&config, &loaded)
+        core.bind_first(&config, &loaded, &mut inherited)
             .map_err(|report| StartError::Configuration(Box::new(report)))?;
         if let Some((server, token)) = admin {
-            control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token));
+            let left = core.estate.admin_is_left.clone();
+            control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token, left));
         }
-        if broken.is_none() {
-            core.keep_as_last_good(loaded);
-        }
-        start_tasks(&core, upstreams, changed);
-        memory::give_back();
-        Ok(EdgeHandle {
-            core,
+        let taken = inherited.close_the_rest();
+        let edge = EdgeHandle {
+            core: core.clone(),
             control: Some(control),
             workers: Some(workers),
             watcher,
             admin: bound_admin,
-        })
+        };
+        if let Some(takeover) = takeover
+            && let Err(error) = takeover.finish(&taken)
+        {
+            core.give_back();
+            edge.shutdown(true);
+            return Err(error.into());
+        }
+        if broken.is_none() {
+            core.keep_as_last_good(loaded);
+        }
+        start_tasks(&core, upstreams, changed, hand_over);
+        memory::give_back();
+        Ok(edge)
     }
 }
 
@@ -266,25 +323,57 @@ fn bind_admin(
     control: &Runtime,
     address: &ListenAddress,
     token: Option<&SecretSource>,
+    inherited: &mut Inherited,
+    estate: &Estate,
 ) -> Result<(AdminServer, Option<Token>), StartError> {
     let token = token.map(Token::open).transpose()?;
     let _entered = control.enter();
-    let server = AdminServer::bind(address)
-        .map_err(|source| StartError::Admin { address: address.to_string(), source })?;
+    let mut bind = || -> io::Result<AdminServer> {
+        let server = match inherited.claim(&Role::Admin, address)? {
+            Some(set) => AdminServer::adopt(set)?,
+            None => AdminServer::bind(address)?,
+        };
+        estate.add_admin(&server, address)?;
+        Ok(server)
+    };
+    let server =
+        bind().map_err(|source| StartError::Admin { address: address.to_string(), source })?;
     Ok((server, token))
 }
 
-/// What runs beside the requests: the first probes, reloads by the watcher, forgetting.
-fn start_tasks(core: &Arc<Core>, upstreams: Vec<Arc<Upstream>>, changed: Arc<Notify>) {
+/// Waits for the first probes. A dead upstream must not take the edge out: the wait has an end.
+async fn first_probes(upstreams: &[Arc<Upstream>]) {
+    let probed = futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
+    drop(tokio::time::timeout(FIRST_PROBES, probed).await);
+}
+
+/// What runs beside the requests: the first probes, reloads by the watcher, forgetting, answering the next process.
+fn start_tasks(
+    core: &Arc<Core>,
+    upstreams: Vec<Arc<Upstream>>,
+    changed: Arc<Notify>,
+    hand_over: Option<std::os::unix::net::UnixListener>,
+) {
     let waiting = core.clone();
     core.control.spawn(async move {
-        let probed =
-            futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
-        // A dead upstream must not take the edge out: the wait has an end.
-        drop(tokio::time::timeout(FIRST_PROBES, probed).await);
+        let Options { upgrade, systemd, .. } = waiting.options;
+        if !upgrade {
+            first_probes(&upstreams).await;
+        }
         waiting.set_phase(Phase::Ready);
         info!("ready");
+        let generation = waiting.snapshot.load().generation;
+        if upgrade { systemd.took_over(generation) } else { systemd.ready(generation) }
     });
+    if let Some(socket) = hand_over {
+        let _entered = core.control.enter();
+        match tokio::net::UnixListener::from_std(socket) {
+            Ok(socket) => {
+                core.control.spawn(answer_successors(Arc::downgrade(core), socket));
+            }
+            Err(error) => warn!(%error, "there can be no upgrade"),
+        }
+    }
     let reloading = Arc::downgrade(core);
     core.control.spawn(async move {
         loop {
@@ -366,6 +455,17 @@ impl EdgeHandle {
         drop(self.core.reload(Trigger::Signal).await);
     }
 
+    /// SIGQUIT: a new process is on its way. The log says so when it has not come after a while.
+    pub fn expect_successor(&self) {
+        let core = self.core.clone();
+        self.core.control.spawn(async move { core.expect_successor().await });
+    }
+
+    /// Returns when a new process has taken over: this one accepts no more, and is to be ended with a drain.
+    pub async fn handed_over(&self) {
+        self.core.estate.handed_over().await;
+    }
+
     /// Ends the edge: with `drain`, requests in flight end first, for as long as the configuration says.
     pub fn shutdown(mut self, drain: bool) {
         self.end(drain);
@@ -373,10 +473,14 @@ impl EdgeHandle {
 
     fn end(&mut self, drain: bool) {
         self.watcher = None;
+        if !self.core.estate.is_handed_over() {
+            self.core.options.systemd.stopping();
+        }
         if drain && let Some(control) = &self.control {
             control.block_on(drain_all(&self.core));
         }
         self.core.set_phase(Phase::Draining);
+        self.core.estate.close();
         self.core.listeners.stop_accepting();
         self.core.listeners.close_all();
         if let Some(workers) = self.workers.take() {
@@ -395,14 +499,22 @@ impl Drop for EdgeHandle {
     }
 }
 
-/// Lame duck, then no new connections, then the end of those that are left.
+/// Lame duck, then no new connections, then the end of those that are left. After a hand-over nobody needs to look away;
+/// clients have a third of the time to learn with an answer that their connection ends.
 async fn drain_all(core: &Core) {
     let server = core.config().server.clone();
     let deadline = tokio::time::Instant::now() + server.drain;
     core.set_phase(Phase::Draining);
     info!(connections = core.listeners.connections(), "draining");
     core.listeners.announce_end();
-    tokio::time::sleep(server.lame_duck).await;
+    if core.estate.is_handed_over() {
+        let idle_end = tokio::time::Instant::now() + server.drain / 3;
+        while core.listeners.connections() > 0 && tokio::time::Instant::now() < idle_end {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+    } else {
+        tokio::time::sleep(server.lame_duck).await;
+    }
     core.listeners.stop_accepting();
     core.listeners.end_idle();
     let spread = server.drain / 3;
