@@ -1,6 +1,7 @@
 //! Wiring: runtimes, the first configuration, background tasks, the end. No logic of its own.
 
 mod control;
+mod drain;
 mod hand_over;
 mod listening;
 mod memory;
@@ -26,6 +27,7 @@ use tracing::{error, info, warn};
 
 use self::{
     control::AdminControl,
+    drain::drain_all,
     hand_over::{Estate, Takeover, answer_successors},
     reload::Trigger,
     state::{Core, InForce, Phase},
@@ -50,8 +52,6 @@ use crate::{
 const FIRST_PROBES: Duration = Duration::from_secs(5);
 /// Forgetting state that nothing holds.
 const SWEEP: Duration = Duration::from_mins(1);
-/// Looking again whether the last connections have ended.
-const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// What an edge is started with.
 #[derive(Clone, Debug)]
@@ -273,8 +273,13 @@ impl Edge {
         });
         core.live.metrics.config_in_sync(broken.is_none());
         core.live.metrics.generation(core.snapshot.load().generation);
-        core.bind_first(&config, &loaded, &mut inherited)
-            .map_err(|report| StartError::Configuration(Box::new(report)))?;
+        core.bind_first(&config, &loaded, &mut inherited).map_err(|report| {
+            if takeover.is_none() {
+                // At an upgrade it belongs to the edge that serves on.
+                core.estate.close();
+            }
+            StartError::Configuration(Box::new(report))
+        })?;
         if let Some((server, token)) = admin {
             let left = core.estate.admin_is_left.clone();
             control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token, left));
@@ -496,41 +501,5 @@ impl EdgeHandle {
 impl Drop for EdgeHandle {
     fn drop(&mut self) {
         self.end(false);
-    }
-}
-
-/// Lame duck, then no new connections, then the end of those that are left. After a hand-over nobody needs to look away;
-/// clients have a third of the time to learn with an answer that their connection ends.
-async fn drain_all(core: &Core) {
-    let server = core.config().server.clone();
-    let deadline = tokio::time::Instant::now() + server.drain;
-    core.set_phase(Phase::Draining);
-    info!(connections = core.listeners.connections(), "draining");
-    core.listeners.announce_end();
-    if core.estate.is_handed_over() {
-        let idle_end = tokio::time::Instant::now() + server.drain / 3;
-        while core.listeners.connections() > 0 && tokio::time::Instant::now() < idle_end {
-            tokio::time::sleep(DRAIN_STEP).await;
-        }
-    } else {
-        tokio::time::sleep(server.lame_duck).await;
-    }
-    core.listeners.stop_accepting();
-    core.listeners.end_idle();
-    let spread = server.drain / 3;
-    let streams_end = deadline - spread;
-    let mut streams_are_ending = false;
-    while core.listeners.connections() > 0 && tokio::time::Instant::now() < deadline {
-        if !streams_are_ending && tokio::time::Instant::now() >= streams_end {
-            core.listeners.end_streams(spread);
-            streams_are_ending = true;
-        }
-        tokio::time::sleep(DRAIN_STEP).await;
-    }
-    match core.listeners.connections() {
-        0 => info!("drained"),
-        left => {
-            warn!(connections = left, "the drain time is over; the last connections are closed");
-        }
     }
 }

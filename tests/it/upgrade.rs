@@ -263,6 +263,18 @@ fn without_an_edge_that_runs_there_is_nothing_to_take_over() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_no_hand_over_socket() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let text = saying("never")
+        .replace("[server]\n", &format!("[server]\nstate_dir = \"{}\"\n", state.path().display()));
+    let address = taken.local_addr().unwrap();
+    let text = format!("{text}[listeners.http]\naddress = \"{address}\"\n");
+    assert_eq!(Edge::run_to_end(&[], &text, EXIT).code, Some(1));
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn an_edge_that_ends_hands_nothing_over() {
     let old = Edge::spawn(&[], &saying("old").replace("\"0s\"", "\"6s\""));
     old.signal("TERM");
