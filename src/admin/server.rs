@@ -2,13 +2,12 @@
 //!
 //! HTTP/1.1 only. Bounds: 64 connections (more are closed at once), 10 s for a request head or an idle connection, 64
 //! KiB of head, one minute a connection. Dropping the future of [`AdminServer::serve`] closes the listener and every
-//! connection.
+//! connection; its token ends it in order, when another process answers on the socket.
 
 use std::{
     convert::Infallible,
-    fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::Path,
+    io,
+    os::fd::{AsFd, OwnedFd},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -16,18 +15,21 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::JoinSet,
     time,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Control, Token,
     handle::{Context, handle},
 };
-use crate::types::ListenAddress;
+use crate::{
+    listener::{BoundAddress, SocketSet, bind_unix},
+    types::ListenAddress,
+};
 
 const MAX_CONNECTIONS: usize = 64;
 const MAX_HEAD_BYTES: usize = 64 << 10;
@@ -38,7 +40,8 @@ const MAX_AGE: Duration = Duration::from_mins(1);
 const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// Pause after an accept that failed (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-const BACKLOG: i32 = 128;
+/// A Unix socket belongs to its user alone.
+const SOCKET_MODE: u32 = 0o600;
 
 /// A bound admin listener.
 #[derive(Debug)]
@@ -68,9 +71,35 @@ impl AdminServer {
                 Ok(Self { listener: Listener::Tcp(listener), address })
             }
             ListenAddress::Unix(path) => {
-                let listener = bind_unix(path)?;
+                let listener = bind_unix(path, SOCKET_MODE)?;
                 Ok(Self { listener: Listener::Unix(listener), address: address.clone() })
             }
+        }
+    }
+
+    /// Takes sockets that are bound already.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn adopt(set: SocketSet) -> io::Result<Self> {
+        let bound = set.address().clone();
+        let address = bound.to_listen_address();
+        let socket = set.into_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let listener = match bound {
+            BoundAddress::Tcp(_) => Listener::Tcp(socket.into()),
+            BoundAddress::Unix(_) => Listener::Unix(socket.into()),
+        };
+        Ok(Self { listener, address })
+    }
+
+    /// Another handle of its socket, for the process after this one.
+    ///
+    /// # Errors
+    /// There are no file descriptors left.
+    pub fn try_clone_socket(&self) -> io::Result<OwnedFd> {
+        match &self.listener {
+            Listener::Tcp(socket) => socket.as_fd().try_clone_to_owned(),
+            Listener::Unix(socket) => socket.as_fd().try_clone_to_owned(),
         }
     }
 
@@ -79,7 +108,8 @@ impl AdminServer {
         &self.address
     }
 
-    /// Answers until it is dropped. `token` is what requests must carry, where one is configured. Needs a Tokio runtime.
+    /// Answers until it is dropped, or until `left`: then it accepts no more and returns when its connections have ended.
+    /// `token` is what requests must carry, where one is configured. Needs a Tokio runtime.
     ///
     /// # Errors
     /// The socket can't be registered with the runtime.
@@ -87,25 +117,28 @@ impl AdminServer {
         self,
         control: Arc<dyn Control>,
         token: Option<Token>,
-    ) -> io::Result<Infallible> {
+        left: CancellationToken,
+    ) -> io::Result<()> {
         let context = Arc::new(Context { control, token });
         let mut connections = JoinSet::new();
         match self.listener {
             Listener::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
-                loop {
-                    let accepted = listener.accept().await.map(|(stream, _)| stream);
-                    take(accepted, &mut connections, &context, false).await;
+                while let Some(accepted) = left.run_until_cancelled(listener.accept()).await {
+                    let accepted = accepted.map(|(stream, _)| stream);
+                    take(accepted, &mut connections, &context, false, &left).await;
                 }
             }
             Listener::Unix(listener) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
-                loop {
-                    let accepted = listener.accept().await.map(|(stream, _)| stream);
-                    take(accepted, &mut connections, &context, true).await;
+                while let Some(accepted) = left.run_until_cancelled(listener.accept()).await {
+                    let accepted = accepted.map(|(stream, _)| stream);
+                    take(accepted, &mut connections, &context, true, &left).await;
                 }
             }
         }
+        while connections.join_next().await.is_some() {}
+        Ok(())
     }
 }
 
@@ -115,6 +148,7 @@ async fn take<S>(
     connections: &mut JoinSet<()>,
     context: &Arc<Context>,
     is_unix: bool,
+    left: &CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -122,7 +156,7 @@ async fn take<S>(
     while connections.try_join_next().is_some() {}
     match accepted {
         Ok(stream) if connections.len() < MAX_CONNECTIONS => {
-            connections.spawn(answer(stream, Arc::clone(context), is_unix));
+            connections.spawn(answer(stream, Arc::clone(context), is_unix, left.clone()));
         }
         Ok(_) => tracing::debug!("admin connection closed: there are too many"),
         Err(error) => {
@@ -133,7 +167,7 @@ async fn take<S>(
 }
 
 /// Answers the requests of one connection.
-async fn answer<S>(stream: S, context: Arc<Context>, is_unix: bool)
+async fn answer<S>(stream: S, context: Arc<Context>, is_unix: bool, left: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -150,7 +184,7 @@ where
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = time::sleep(MAX_AGE) => {
+        _ = time::timeout(MAX_AGE, left.cancelled()) => {
             connection.as_mut().graceful_shutdown();
             time::timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
         }
@@ -158,23 +192,4 @@ where
     if let Err(error) = ended {
         tracing::debug!(%error, "admin connection failed");
     }
-}
-
-/// Binds a Unix socket that only its user can connect to: the mode is set before the socket listens.
-fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    if let Ok(metadata) = fs::symlink_metadata(path) {
-        if !metadata.file_type().is_socket() {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "the path is not a socket"));
-        }
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        fs::remove_file(path)?;
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }

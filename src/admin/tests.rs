@@ -13,6 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::types::{ListenAddress, SecretSource};
@@ -98,7 +99,11 @@ impl Running {
         let ListenAddress::Tcp(address) = *server.address() else { panic!("not TCP") };
         assert_ne!(address.port(), 0);
         let runtime = runtime();
-        runtime.spawn(server.serve(Arc::clone(&control) as Arc<dyn Control>, token));
+        runtime.spawn(server.serve(
+            Arc::clone(&control) as Arc<dyn Control>,
+            token,
+            CancellationToken::default(),
+        ));
         Self { control, address, _runtime: runtime }
     }
 
@@ -274,7 +279,7 @@ fn a_unix_socket_is_its_users_and_a_stale_one_is_replaced() {
     assert_eq!(AdminServer::bind(&address).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
 
     let runtime = runtime();
-    runtime.spawn(server.serve(Arc::new(Fake::default()), None));
+    runtime.spawn(server.serve(Arc::new(Fake::default()), None, CancellationToken::default()));
     let mut stream = UnixStream::connect(&path).unwrap();
     stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     origin,
-    server::{Edge, EdgeHandle, Options, StartError},
+    server::{Edge, EdgeHandle, Options, StartError, Systemd, activated_sockets},
     telemetry::{LogFormat, LogLevel, logging},
 };
 
@@ -27,8 +27,17 @@ Examples:
   tidegate run                                       the default file
   tidegate run --config conf/tidegate.toml --demo    with three demo origins
   tidegate run --config /etc/tidegate/tidegate.toml --strict-start --log-format json
+  tidegate run --config /etc/tidegate/tidegate.toml --upgrade
+                                                     take over from the edge that runs
 
-Signals: SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once.";
+Signals: SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once; SIGQUIT waits for a
+process that is started with --upgrade, which gets all sockets, then drains and ends. That process may
+also come without SIGQUIT. Where none comes, or where it fails before it serves, the edge serves on.
+
+Exit codes:
+  0  drained after a signal, or after a hand-over
+  1  refused or failed: the configuration, an address that is taken, a hand-over; or ended by a second signal
+  2  the command line is wrong";
 
 /// Run the edge in the foreground
 #[derive(Args, Clone, Debug)]
@@ -40,6 +49,10 @@ pub struct RunArgs {
     /// Exit on a broken file, also where the state directory has a last good configuration
     #[arg(long)]
     pub strict_start: bool,
+    /// Take over the sockets of the edge that runs with the same state directory; it drains and ends. A broken file ends
+    /// this start, and that edge serves on
+    #[arg(long, conflicts_with = "demo")]
+    pub upgrade: bool,
     /// Also start three demo origins on 127.0.0.1, ports 9001 to 9003
     #[arg(long)]
     pub demo: bool,
@@ -104,7 +117,12 @@ impl From<Form> for LogFormat {
 /// # Errors
 /// The configuration is refused, an address is taken, the demo origins' ports are.
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
-    let options = Options { strict_start: args.strict_start, ..Options::new(&args.config) };
+    let options = Options {
+        strict_start: args.strict_start,
+        upgrade: args.upgrade,
+        systemd: Systemd::from_environment(),
+        ..Options::new(&args.config)
+    };
     let mut prepared = Edge::prepare(options).map_err(told)?;
     let level = args.log_level.map_or(prepared.config().log_level, LogLevel::from);
     let format = args.log_format.map_or(prepared.config().log_format, LogFormat::from);
@@ -112,6 +130,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     if args.log_level.is_none() {
         prepared.set_logging(log);
     }
+    prepared.set_inherited(activated_sockets());
     let signals = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("tidegate-signals")
@@ -127,13 +146,13 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         write_ready_file(file, &edge)
             .with_context(|| format!("{} can't be written", file.display()))?;
     }
-    signals.block_on(asked.wait_for_the_end(&edge));
+    let end = signals.block_on(asked.wait_for_the_end(&edge));
     let ending = std::thread::spawn(move || edge.shutdown(true));
     signals.block_on(async {
         let ended = tokio::task::spawn_blocking(move || ending.join());
         tokio::select! {
             _ = ended => tracing::info!("ended"),
-            () = asked.end() => {
+            () = asked.end_again(end) => {
                 tracing::warn!("a second signal: ending at once");
                 #[expect(clippy::exit, reason = "the second signal means now")]
                 std::process::exit(1);
@@ -145,10 +164,20 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Why the edge ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// A new process has taken over.
+    HandedOver,
+}
+
 struct Signals {
     hangup: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -157,6 +186,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
         })
     }
 
@@ -168,13 +198,25 @@ impl Signals {
         }
     }
 
-    /// Reloads by SIGHUP until a signal ends the edge.
-    async fn wait_for_the_end(&mut self, edge: &EdgeHandle) {
+    /// The signal that ends a drain at once. After a hand-over the first one is a service manager's, which means both
+    /// processes: this one is draining as it asks.
+    async fn end_again(&mut self, end: End) {
+        if end == End::HandedOver {
+            self.end().await;
+            tracing::info!("draining already, after a hand-over; a second signal ends at once");
+        }
+        self.end().await;
+    }
+
+    /// Reloads by SIGHUP until a signal or a new process ends the edge.
+    async fn wait_for_the_end(&mut self, edge: &EdgeHandle) -> End {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => edge.reload_by_signal().await,
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.quit.recv() => edge.expect_successor(),
+                () = edge.handed_over() => return End::HandedOver,
+                _ = self.terminate.recv() => return End::Signal,
+                _ = self.interrupt.recv() => return End::Signal,
             }
         }
     }

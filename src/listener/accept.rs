@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -56,6 +56,8 @@ pub(super) struct Gate {
     pub(super) trusted: Trusted,
     /// No more connections are taken.
     pub(super) stopped: CancellationToken,
+    /// And what waits in the kernel is taken by another process.
+    pub(super) is_left: AtomicBool,
     /// How its connections end.
     pub(super) ending: Arc<Ending>,
     /// True with the announcement of the end, in Pingora's form: HTTP/2 gets GOAWAY.
@@ -83,6 +85,7 @@ impl Gate {
             tls,
             trusted,
             stopped: CancellationToken::new(),
+            is_left: AtomicBool::new(false),
             ending: Arc::default(),
             shutdown,
             late_shutdown,
@@ -176,7 +179,8 @@ impl Drop for Place {
     }
 }
 
-/// Accepts on one socket until the listener stops; then what waits in the kernel is still taken.
+/// Accepts on one socket until the listener stops; then what waits in the kernel is still taken, unless another process
+/// has the socket too.
 pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn Serve>) {
     let ended = match socket {
         BoundSocket::Tcp(socket) => match TcpListener::from_std(socket) {
@@ -289,6 +293,9 @@ async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn
                 pause = (pause * 2).min(PAUSE.1);
             }
         }
+    }
+    if gate.is_left.load(Ordering::Acquire) {
+        return;
     }
     // Clients whose connections wait in the kernel did nothing wrong.
     loop {

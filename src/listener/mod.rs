@@ -6,6 +6,7 @@
 mod accept;
 mod handshake;
 mod head;
+mod inherited;
 mod set;
 mod socket;
 mod stream;
@@ -17,8 +18,9 @@ use async_trait::async_trait;
 use pingora_core::{protocols::Stream, server::ShutdownWatch};
 use tokio::runtime::Handle;
 
+pub use inherited::{Inherited, Label, PassedSockets, Role};
 pub use set::{ListenerSet, Plan};
-pub use socket::BoundAddress;
+pub use socket::{BoundAddress, SocketSet, bind_unix};
 
 use crate::{snapshot::TlsChoice, types::Name};
 

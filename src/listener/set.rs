@@ -6,7 +6,6 @@
 
 use std::{
     fmt, io,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -17,7 +16,8 @@ use tracing::info;
 use super::{
     BoundAddress, TlsChooser, Trusted, Worker,
     accept::{Gate, accept},
-    socket::{BoundSocket, bind, overlap},
+    inherited::{Inherited, Label, PassedSockets, Role},
+    socket::{BoundSocket, SocketSet, bind, overlap},
 };
 use crate::{
     config::ListenerConfig,
@@ -48,6 +48,10 @@ impl fmt::Debug for ListenerSet {
 struct Active {
     key: Key,
     bound: BoundAddress,
+    /// Its sockets, beside those of the accept loops: what an upgrade hands over. Let go when it stops.
+    held: Mutex<Vec<BoundSocket>>,
+    /// Whether a Unix socket's file is removed when it stops.
+    owns_file: bool,
     gate: Arc<Gate>,
     /// Turns true when its end is announced.
     shutdown: watch::Sender<bool>,
@@ -72,10 +76,34 @@ impl Active {
         if self.gate.stopped.is_cancelled() {
             return;
         }
-        self.gate.stopped.cancel();
-        if let BoundAddress::Unix(path) = &self.bound {
+        self.let_go();
+        if let (BoundAddress::Unix(path), true) = (&self.bound, self.owns_file) {
             // Nobody has replaced it: a socket that is answered on is refused to others.
             drop(std::fs::remove_file(path));
+        }
+    }
+
+    /// Takes no more connections, because another process has the sockets: what waits in the kernel is left to it, and
+    /// so is the file of a Unix socket.
+    fn leave(&self) {
+        self.gate.is_left.store(true, Ordering::Release);
+        self.let_go();
+    }
+
+    fn let_go(&self) {
+        self.gate.stopped.cancel();
+        self.held().clear();
+    }
+
+    fn held(&self) -> MutexGuard<'_, Vec<BoundSocket>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn label(&self) -> Label {
+        Label {
+            role: Role::Listener(self.gate.config.load().name.clone()),
+            address: self.key.0.clone(),
+            owns_file: self.owns_file,
         }
     }
 
@@ -119,8 +147,27 @@ fn overlaps(active: &[Active], kept: &ListenerConfig, new: &ListenerConfig) -> b
     }
 }
 
-/// Sockets that were bound for a plan, and their address.
-type NewSockets = (Vec<BoundSocket>, BoundAddress);
+/// The sockets of a listener that is new, and a handle for each of its accept loops.
+struct NewSockets {
+    set: SocketSet,
+    handles: Vec<BoundSocket>,
+}
+
+impl NewSockets {
+    /// Each socket of a set must be accepted on, and each worker must accept: with more sockets than workers, workers
+    /// have several loops; with fewer, several workers share a socket.
+    fn new(set: SocketSet, workers: usize) -> io::Result<Self> {
+        let loops = set.sockets.len().max(workers);
+        let handles = set
+            .sockets
+            .iter()
+            .cycle()
+            .take(loops)
+            .map(BoundSocket::try_clone)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { set, handles })
+    }
+}
 
 /// A change of the listeners, with its sockets bound.
 pub struct Plan {
@@ -137,7 +184,9 @@ impl Drop for Plan {
     fn drop(&mut self) {
         // A plan that was never carried out leaves no socket file behind.
         for (_, sockets) in &self.wanted {
-            if let Some((_, BoundAddress::Unix(path))) = sockets {
+            if let Some(NewSockets { set, .. }) = sockets
+                && let (BoundAddress::Unix(path), false) = (&set.address, set.is_inherited)
+            {
                 drop(std::fs::remove_file(path));
             }
         }
@@ -163,11 +212,15 @@ impl ListenerSet {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Binds what `configs` need beyond the present sockets.
+    /// Binds what `configs` need beyond the present sockets and those that were inherited.
     ///
     /// # Errors
     /// Each listener that can't be bound, with the reason; then nothing has changed.
-    pub fn plan(&self, configs: &[ListenerConfig]) -> Result<Plan, Vec<(Name, io::Error)>> {
+    pub fn plan(
+        &self,
+        configs: &[ListenerConfig],
+        inherited: &mut Inherited,
+    ) -> Result<Plan, Vec<(Name, io::Error)>> {
         let mut failures = Vec::new();
         let mut plan = Plan { wanted: Vec::with_capacity(configs.len()) };
         let active = self.active();
@@ -186,9 +239,21 @@ impl ListenerSet {
                 failures.push((config.name.clone(), io::Error::other(text)));
                 continue;
             }
-            let beside_own = active.iter().any(|listener| listener.overlaps(&config.address));
-            match bind(&config.address, self.workers.len(), beside_own) {
-                Ok(bound) => plan.wanted.push((config.clone(), Some(bound))),
+            let set = inherited
+                .claim(&Role::Listener(config.name.clone()), &config.address)
+                .and_then(|claimed| {
+                    claimed.map_or_else(
+                        || {
+                            let beside_own = inherited.overlaps(&config.address)
+                                || active.iter().any(|own| own.overlaps(&config.address));
+                            bind(&config.address, self.workers.len(), beside_own)
+                        },
+                        Ok,
+                    )
+                })
+                .and_then(|set| NewSockets::new(set, self.workers.len()));
+            match set {
+                Ok(sockets) => plan.wanted.push((config.clone(), Some(sockets))),
                 Err(error) => failures.push((config.name.clone(), error)),
             }
         }
@@ -236,7 +301,7 @@ impl ListenerSet {
         let mut active = self.active();
         for (config, sockets) in std::mem::take(&mut plan.wanted) {
             let metrics = self.metrics.listener(&config.name);
-            let Some((sockets, bound)) = sockets else {
+            let Some(NewSockets { set, handles }) = sockets else {
                 if let Some(listener) =
                     active.iter().find(|listener| listener.key == Key::of(&config))
                 {
@@ -244,7 +309,11 @@ impl ListenerSet {
                 }
                 continue;
             };
-            info!(listener = %config.name, address = %bound, tls = config.tls, "listening");
+            let SocketSet { sockets: held, address: bound, is_inherited, owns_file } = set;
+            info!(
+                listener = %config.name, address = %bound, tls = config.tls, inherited = is_inherited,
+                "listening"
+            );
             let (shutdown, watched) = watch::channel(false);
             let (late_shutdown, watched_late) = watch::channel(false);
             let key = Key::of(&config);
@@ -256,10 +325,11 @@ impl ListenerSet {
                 watched,
                 watched_late,
             ));
-            for (socket, worker) in sockets.into_iter().zip(&self.workers) {
+            for (socket, worker) in handles.into_iter().zip(self.workers.iter().cycle()) {
                 worker.handle.spawn(accept(socket, gate.clone(), worker.engine.clone()));
             }
-            active.push(Active { key, bound, gate, shutdown, late_shutdown });
+            let held = Mutex::new(held);
+            active.push(Active { key, bound, held, owns_file, gate, shutdown, late_shutdown });
         }
     }
 
@@ -331,15 +401,28 @@ impl ListenerSet {
         }
     }
 
-    /// Paths of the Unix sockets that are bound.
-    pub fn unix_paths(&self) -> Vec<PathBuf> {
+    /// Further handles of all sockets, for another process.
+    ///
+    /// # Errors
+    /// There are no file descriptors left.
+    pub fn pass_on(&self) -> io::Result<Vec<PassedSockets>> {
         let active = self.active();
         active
             .iter()
-            .filter_map(|listener| match &listener.bound {
-                BoundAddress::Unix(path) => Some(path.clone()),
-                BoundAddress::Tcp(_) => None,
-            })
+            .map(|listener| PassedSockets::of(listener.label(), &listener.held()))
             .collect()
+    }
+
+    /// Takes no more connections: those that are taken are accepted on by another process now; the other listeners take
+    /// what waits. Connections are told, as by [`Self::announce_end`].
+    pub fn leave(&self, is_taken: impl Fn(&Label) -> bool) {
+        for listener in self.active().iter() {
+            listener.announce();
+            if is_taken(&listener.label()) {
+                listener.leave();
+            } else {
+                listener.stop();
+            }
+        }
     }
 }

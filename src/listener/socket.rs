@@ -1,9 +1,12 @@
-//! Sockets: bound with the options that every accepted connection inherits.
+//! Sockets: bound, or taken over bound, with the options that every accepted connection inherits.
 
 use std::{
     fmt, io,
     net::SocketAddr,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -24,6 +27,56 @@ pub(super) enum BoundSocket {
     Unix(std::os::unix::net::UnixListener),
 }
 
+impl BoundSocket {
+    /// Another handle of the same socket: it has the same accept queue, which lives as long as any handle of it.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
+            Self::Unix(socket) => Self::Unix(socket.try_clone()?),
+        })
+    }
+}
+
+impl AsFd for BoundSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+/// The sockets of one address.
+#[derive(Debug)]
+pub struct SocketSet {
+    pub(super) sockets: Vec<BoundSocket>,
+    pub(super) address: BoundAddress,
+    /// Somebody else bound them: a start that fails leaves a Unix socket's file alone.
+    pub(super) is_inherited: bool,
+    /// The edge that has them at their end removes the file of a Unix socket.
+    pub(super) owns_file: bool,
+}
+
+impl SocketSet {
+    /// Where they are bound.
+    pub fn address(&self) -> &BoundAddress {
+        &self.address
+    }
+
+    /// Whether somebody else bound them.
+    pub fn is_inherited(&self) -> bool {
+        self.is_inherited
+    }
+
+    /// The first of them: a listener that has a single accept loop uses no more.
+    pub fn into_first(self) -> Option<OwnedFd> {
+        self.sockets.into_iter().next().map(|socket| match socket {
+            BoundSocket::Tcp(socket) => socket.into(),
+            BoundSocket::Unix(socket) => socket.into(),
+        })
+    }
+}
+
 /// Where a listener is bound, with the port that the system chose.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BoundAddress {
@@ -42,7 +95,18 @@ impl fmt::Display for BoundAddress {
     }
 }
 
-/// Binds `count` sockets to one address: one for all workers, or one for each (`SO_REUSEPORT`).
+impl BoundAddress {
+    /// As a configuration says it.
+    pub fn to_listen_address(&self) -> ListenAddress {
+        match self {
+            Self::Tcp(address) => ListenAddress::Tcp(*address),
+            Self::Unix(path) => ListenAddress::Unix(path.clone()),
+        }
+    }
+}
+
+/// Binds `count` sockets to one address: one for all workers, or one for each (`SO_REUSEPORT`). A Unix socket is always
+/// one.
 ///
 /// `beside_own`: a listener of ours that is about to end has an address that overlaps with this one.
 ///
@@ -52,16 +116,12 @@ pub(super) fn bind(
     address: &ListenAddress,
     count: usize,
     beside_own: bool,
-) -> io::Result<(Vec<BoundSocket>, BoundAddress)> {
-    match address {
+) -> io::Result<SocketSet> {
+    let (sockets, address) = match address {
         ListenAddress::Unix(path) => {
-            let socket = bind_unix(path)?;
-            // One socket: each worker gets a handle of it.
-            let mut sockets = vec![BoundSocket::Unix(socket.try_clone()?)];
-            for _ in 1..count {
-                sockets.push(BoundSocket::Unix(socket.try_clone()?));
-            }
-            Ok((sockets, BoundAddress::Unix(path.clone())))
+            // Clients of the edge's group may connect.
+            let socket = bind_unix(path, 0o660)?;
+            (vec![BoundSocket::Unix(socket)], BoundAddress::Unix(path.clone()))
         }
         ListenAddress::Tcp(address) => {
             let first = bind_tcp(*address, beside_own)?;
@@ -70,9 +130,48 @@ pub(super) fn bind(
             for _ in 1..count {
                 sockets.push(BoundSocket::Tcp(bind_tcp(bound, true)?));
             }
-            Ok((sockets, BoundAddress::Tcp(bound)))
+            (sockets, BoundAddress::Tcp(bound))
         }
+    };
+    Ok(SocketSet { sockets, address, is_inherited: false, owns_file: true })
+}
+
+/// Where a listening socket that came from another process is bound.
+///
+/// # Errors
+/// It is no stream socket that listens, or has no address that a configuration could name.
+pub(super) fn address_of(socket: &OwnedFd) -> io::Result<BoundAddress> {
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+    let socket = SockRef::from(socket);
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return Err(wrong("it is no stream socket that listens"));
     }
+    let address = socket.local_addr()?;
+    match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => Ok(BoundAddress::Tcp(address)),
+        (None, Some(path)) => Ok(BoundAddress::Unix(path.to_owned())),
+        (None, None) => Err(wrong("it has neither an IP address nor a path")),
+    }
+}
+
+/// A socket from another process, with our options: that process may have been another version, or not Tidegate.
+pub(super) fn adopt(socket: OwnedFd, address: &BoundAddress) -> io::Result<BoundSocket> {
+    let options = SockRef::from(&socket);
+    options.set_nonblocking(true)?;
+    match address {
+        BoundAddress::Tcp(_) => {
+            set_inherited_options(&options)?;
+            Ok(BoundSocket::Tcp(socket.into()))
+        }
+        BoundAddress::Unix(_) => Ok(BoundSocket::Unix(socket.into())),
+    }
+}
+
+/// Linux hands these options on to accepted connections (tcp(7), socket(7)): no system call for each of them.
+fn set_inherited_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(defaults::TCP_KEEP_ALIVE.0))?;
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)
 }
 
 /// Binds and listens. Sockets may share an address only with others of ours: the first one takes it for itself, so that a
@@ -85,10 +184,7 @@ fn bind_tcp(address: SocketAddr, shares: bool) -> io::Result<std::net::TcpListen
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shares)?;
-    // Linux hands these options on to accepted connections (tcp(7), socket(7)): no system call for each of them.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(defaults::TCP_KEEP_ALIVE.0))?;
-    socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    set_inherited_options(&SockRef::from(&socket))?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -106,20 +202,26 @@ pub(super) fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     one.port() == other.port() && one.port() != 0 && (covers(one, other) || covers(other, one))
 }
 
-fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
-    if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+/// Binds a Unix socket that listens; its file has `mode` before anybody can connect. One that nobody answers on is
+/// replaced.
+///
+/// # Errors
+/// What the system says; a path that is no socket, or a socket in use, is `AddrInUse`.
+pub fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        let taken = |what| Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+        if !metadata.file_type().is_socket() {
+            return taken("the path is not a socket");
+        }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process answers on this socket",
-            ));
+            return taken("another process answers on this socket");
         }
         std::fs::remove_file(path)?;
     }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    SockRef::from(&socket).set_nonblocking(true)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    socket.set_nonblocking(true)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -130,11 +232,7 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_the_options() {
-        let (sockets, BoundAddress::Tcp(address)) =
-            bind(&"127.0.0.1:0".parse().unwrap(), 1, false).unwrap()
-        else {
-            panic!("a TCP address")
-        };
+        let (sockets, address) = tcp("127.0.0.1:0", 1, false).unwrap();
         let [BoundSocket::Tcp(listener)] = sockets.as_slice() else { panic!("one socket") };
         listener.set_nonblocking(false).unwrap();
         let _client = std::net::TcpStream::connect(address).unwrap();
@@ -162,9 +260,9 @@ mod tests {
         count: usize,
         beside_own: bool,
     ) -> io::Result<(Vec<BoundSocket>, SocketAddr)> {
-        let (sockets, bound) = bind(&address.parse().unwrap(), count, beside_own)?;
-        let BoundAddress::Tcp(bound) = bound else { panic!("a TCP address") };
-        Ok((sockets, bound))
+        let set = bind(&address.parse().unwrap(), count, beside_own)?;
+        let BoundAddress::Tcp(bound) = set.address else { panic!("a TCP address") };
+        Ok((set.sockets, bound))
     }
 
     #[test]
@@ -177,6 +275,24 @@ mod tests {
             listener.accept().unwrap();
         }
         assert_eq!(sockets.len(), 3);
+    }
+
+    #[test]
+    fn a_socket_from_elsewhere_gets_our_options_and_only_listeners_are_taken() {
+        let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = plain.local_addr().unwrap();
+        let socket = OwnedFd::from(plain);
+        let address = address_of(&socket).unwrap();
+        assert_eq!(address, BoundAddress::Tcp(here));
+        let adopted = adopt(socket, &address).unwrap();
+        assert!(SockRef::from(&adopted).tcp_nodelay().unwrap());
+        assert!(SockRef::from(&adopted).nonblocking().unwrap());
+        let client = std::net::TcpStream::connect(here).unwrap();
+        assert!(address_of(&OwnedFd::from(client)).is_err());
+        let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(address_of(&OwnedFd::from(datagrams)).is_err());
+        let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(address_of(&OwnedFd::from(pair)).is_err());
     }
 
     #[test]

@@ -2,14 +2,18 @@
 
 mod builder;
 mod control;
+mod drain;
+mod hand_over;
 mod listening;
+mod prepare;
 mod reload;
 mod state;
+mod systemd;
 mod workers;
 
 use std::{
     fmt, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, atomic::AtomicU8},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -20,22 +24,30 @@ use tokio::{
     runtime::{self, Runtime},
     sync::Notify,
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-pub use self::reload::Refusal;
 use self::{
-    builder::Builder,
     control::AdminControl,
+    drain::drain_all,
+    hand_over::{Estate, Takeover, answer_successors},
+    prepare::{Compiled, tell},
     reload::Trigger,
     state::{Core, InForce, Phase},
     workers::Workers,
 };
+pub use self::{
+    hand_over::HandOverError,
+    prepare::Prepared,
+    reload::Refusal,
+    systemd::{Systemd, activated_sockets},
+};
 use crate::{
     admin::{AdminServer, Token, TokenError},
-    config::{self, Config, LastGoodError, Loaded, Report, Watcher},
-    snapshot::{self, AttachError, Blueprint, Leniency, Live},
+    config::{Report, Watcher},
+    listener::{Inherited, Role},
+    snapshot::{AttachError, Live},
     telemetry::{logging::Logging, metrics::Metrics},
-    types::{ListenAddress, Problems, SecretSource},
+    types::{ListenAddress, SecretSource},
     upstream::Upstream,
 };
 
@@ -43,8 +55,6 @@ use crate::{
 const FIRST_PROBES: Duration = Duration::from_secs(5);
 /// Forgetting state that nothing holds.
 const SWEEP: Duration = Duration::from_mins(1);
-/// Looking again whether the last connections have ended.
-const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// What an edge is started with.
 #[derive(Clone, Debug)]
@@ -55,12 +65,22 @@ pub struct Options {
     pub strict_start: bool,
     /// The process's log, whose level a reload may change.
     pub logging: Option<Logging>,
+    /// The sockets of the edge that runs with the same state directory are taken over.
+    pub upgrade: bool,
+    /// Who is told how the process does.
+    pub systemd: Systemd,
 }
 
 impl Options {
     /// The usual: the last good configuration stands in for a broken file.
     pub fn new(config: impl Into<PathBuf>) -> Self {
-        Self { config: config.into(), strict_start: false, logging: None }
+        Self {
+            config: config.into(),
+            strict_start: false,
+            logging: None,
+            upgrade: false,
+            systemd: Systemd::default(),
+        }
     }
 }
 
@@ -87,6 +107,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The sockets of the edge that runs can't be taken over.
+    #[error(transparent)]
+    HandOver(#[from] HandOverError),
 }
 
 /// A running edge. Dropping it ends it at once; [`EdgeHandle::shutdown`] ends it with a drain.
@@ -108,78 +131,13 @@ impl fmt::Debug for EdgeHandle {
 #[derive(Debug)]
 pub struct Edge;
 
-/// A configuration that is ready to be started with.
-#[derive(Debug)]
-pub struct Prepared {
-    options: Options,
-    compiled: Compiled,
-    /// Why the last good configuration stands in for the file.
-    broken: Option<Report>,
-    builder: Builder,
-    changed: Arc<Notify>,
-    watcher: Option<Watcher>,
-}
-
-/// A configuration with which an edge can start.
-#[derive(Debug)]
-struct Compiled {
-    loaded: Loaded,
-    blueprint: Blueprint,
-    /// What compiling it warns of.
-    warnings: Report,
-}
-
-impl Compiled {
-    /// The files that a configuration refers to may be missing: that shows here.
-    fn new(loaded: Loaded) -> Result<Self, Report> {
-        let mut problems = Problems::new();
-        let blueprint = snapshot::compile(&loaded.config, Leniency::DisableSites, &mut problems);
-        let report = loaded.report_of(problems);
-        match blueprint {
-            Some(blueprint) => Ok(Self { loaded, blueprint, warnings: report }),
-            None => Err(report),
-        }
-    }
-}
-
-impl Prepared {
-    /// The configuration.
-    pub fn config(&self) -> &Config {
-        &self.compiled.loaded.config
-    }
-
-    /// The process's log, whose level a reload may change.
-    pub fn set_logging(&mut self, logging: Logging) {
-        self.options.logging = Some(logging);
-    }
-}
-
 impl Edge {
     /// Loads the configuration, or the last good one where the file is broken.
     ///
     /// # Errors
     /// [`StartError::Configuration`], with every problem.
     pub fn prepare(options: Options) -> Result<Prepared, StartError> {
-        let changed = Arc::new(Notify::new());
-        let builder = Builder::start().map_err(StartError::Runtime)?;
-        let notify = changed.clone();
-        let strict = options.strict_start;
-        let path = options.config.clone();
-        let found = builder.run_blocking(move || {
-            // It is started first: what changes while the files are read is seen.
-            let watcher = Watcher::start(&path, move || notify.notify_one())
-                .inspect_err(|error| warn!(%error, "the configuration files can't be watched; reload by SIGHUP or the API"))
-                .ok();
-            (find_configuration(&path, strict), watcher)
-        });
-        let (found, watcher) = found.map_err(|panicked| {
-            let message = format!("loading it failed: {panicked}");
-            StartError::Configuration(Box::new(Report::of_message(&options.config, &message)))
-        })?;
-        let (compiled, broken) =
-            found.map_err(|report| StartError::Configuration(Box::new(report)))?;
-        let watcher = watcher.filter(|_| broken.is_some() || compiled.loaded.config.reload.watch);
-        Ok(Prepared { options, compiled, broken, builder, changed, watcher })
+        Prepared::find(options)
     }
 
     /// Starts an edge in this process; it serves when this returns.
@@ -195,7 +153,8 @@ impl Edge {
     /// # Errors
     /// [`StartError`].
     pub fn start_prepared(prepared: Prepared) -> Result<EdgeHandle, StartError> {
-        let Prepared { options, compiled, broken, builder, changed, watcher } = prepared;
+        let Prepared { options, compiled, broken, builder, changed, watcher, mut inherited } =
+            prepared;
         tell(&options, &compiled, broken.as_ref());
         let Compiled { loaded, blueprint, .. } = compiled;
         let control = runtime::Builder::new_multi_thread()
@@ -219,11 +178,26 @@ impl Edge {
         let workers = Workers::start(config.server.workers, threads, &snapshot, &metrics)
             .map_err(StartError::Runtime)?;
         let listeners = listening::listener_set(workers.list(), &metrics, &snapshot);
+        // From here on the edge that runs waits: everything that takes its time comes before.
+        let takeover = if options.upgrade {
+            control.block_on(first_probes(&upstreams));
+            let (takeover, passed) = Takeover::begin(state_dir)?;
+            inherited = passed.and(inherited);
+            Some(takeover)
+        } else {
+            None
+        };
+        let estate = Estate::default();
         let admin = match &config.admin.address {
             None => None,
-            Some(address) => Some(bind_admin(&control, address, config.admin.token.as_ref())?),
+            Some(address) => {
+                let token = config.admin.token.as_ref();
+                Some(bind_admin(&control, address, token, &mut inherited, &estate)?)
+            }
         };
         let bound_admin = admin.as_ref().map(|(server, _)| server.address().to_string());
+        let hand_over = estate.listen(state_dir, &mut inherited);
+        let phase = if takeover.is_some() { Phase::Ready } else { Phase::Starting };
         let core = Arc::new(Core {
             in_force: Mutex::new(InForce::first(&loaded, broken.as_ref())),
             options,
@@ -234,66 +208,45 @@ impl Edge {
             builder,
             started: (Instant::now(), SystemTime::now()),
             reloading: tokio::sync::Mutex::new(()),
-            phase: AtomicU8::new(Phase::Starting as u8),
+            phase: AtomicU8::new(phase as u8),
+            estate,
         });
         core.live.metrics.config_in_sync(broken.is_none());
         core.live.metrics.generation(core.snapshot.load().generation);
-        core.bind_first(&config, &loaded)
-            .map_err(|report| StartError::Configuration(Box::new(report)))?;
+        core.bind_first(&config, &loaded, &mut inherited).map_err(|report| {
+            if takeover.is_none() {
+                // At an upgrade it belongs to the edge that serves on.
+                core.estate.close();
+            }
+            StartError::Configuration(Box::new(report))
+        })?;
         if let Some((server, token)) = admin {
-            control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token));
+            let left = core.estate.admin_is_left.clone();
+            control.spawn(server.serve(Arc::new(AdminControl(core.clone())), token, left));
+        }
+        let taken = inherited.close_the_rest();
+        let edge = EdgeHandle {
+            core: core.clone(),
+            control: Some(control),
+            workers: Some(workers),
+            watcher,
+            admin: bound_admin,
+        };
+        if let Some(takeover) = takeover
+            && let Err(error) = takeover.finish(&taken)
+        {
+            core.give_back();
+            edge.shutdown(true);
+            return Err(error.into());
         }
         // Only the snapshot is left of it.
         drop(config);
         if broken.is_none() {
             let keeping = core.clone();
-            control.spawn(async move { keeping.keep_as_last_good(loaded, None).await });
+            core.control.spawn(async move { keeping.keep_as_last_good(loaded, None).await });
         }
-        start_tasks(&core, upstreams, changed);
-        Ok(EdgeHandle {
-            core,
-            control: Some(control),
-            workers: Some(workers),
-            watcher,
-            admin: bound_admin,
-        })
-    }
-}
-
-/// The configuration to start with: the file's, or the last good one with a report of what is wrong with the file.
-fn find_configuration(path: &Path, strict: bool) -> Result<(Compiled, Option<Report>), Report> {
-    let report = match config::load(path).and_then(Compiled::new) {
-        Ok(compiled) => return Ok((compiled, None)),
-        Err(report) => report,
-    };
-    if strict {
-        return Err(report);
-    }
-    let last_good = config::load_last_good(&config::state_dir_of(path))
-        .and_then(|loaded| loaded.map(Compiled::new).transpose().map_err(LastGoodError::Refused));
-    match last_good {
-        Ok(Some(compiled)) => Ok((compiled, Some(report))),
-        Ok(None) => Err(report),
-        Err(error) => {
-            warn!(%error, "there is no last good configuration to serve instead");
-            Err(report)
-        }
-    }
-}
-
-/// What a start has to say of its configuration.
-fn tell(options: &Options, compiled: &Compiled, broken: Option<&Report>) {
-    if let Some(report) = broken {
-        error!(
-            file = %options.config.display(),
-            "the configuration file is broken: serving the last good one from the state directory; mend the file and it is taken"
-        );
-        for diagnostic in report.diagnostics() {
-            error!("{diagnostic}");
-        }
-    }
-    for diagnostic in compiled.loaded.report.diagnostics().chain(compiled.warnings.diagnostics()) {
-        warn!("{diagnostic}");
+        start_tasks(&core, upstreams, changed, hand_over);
+        Ok(edge)
     }
 }
 
@@ -301,25 +254,57 @@ fn bind_admin(
     control: &Runtime,
     address: &ListenAddress,
     token: Option<&SecretSource>,
+    inherited: &mut Inherited,
+    estate: &Estate,
 ) -> Result<(AdminServer, Option<Token>), StartError> {
     let token = token.map(Token::open).transpose()?;
     let _entered = control.enter();
-    let server = AdminServer::bind(address)
-        .map_err(|source| StartError::Admin { address: address.to_string(), source })?;
+    let mut bind = || -> io::Result<AdminServer> {
+        let server = match inherited.claim(&Role::Admin, address)? {
+            Some(set) => AdminServer::adopt(set)?,
+            None => AdminServer::bind(address)?,
+        };
+        estate.add_admin(&server, address)?;
+        Ok(server)
+    };
+    let server =
+        bind().map_err(|source| StartError::Admin { address: address.to_string(), source })?;
     Ok((server, token))
 }
 
-/// What runs beside the requests: the first probes, reloads by the watcher, forgetting.
-fn start_tasks(core: &Arc<Core>, upstreams: Vec<Arc<Upstream>>, changed: Arc<Notify>) {
+/// Waits for the first probes. A dead upstream must not take the edge out: the wait has an end.
+async fn first_probes(upstreams: &[Arc<Upstream>]) {
+    let probed = futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
+    drop(tokio::time::timeout(FIRST_PROBES, probed).await);
+}
+
+/// What runs beside the requests: the first probes, reloads by the watcher, forgetting, answering the next process.
+fn start_tasks(
+    core: &Arc<Core>,
+    upstreams: Vec<Arc<Upstream>>,
+    changed: Arc<Notify>,
+    hand_over: Option<std::os::unix::net::UnixListener>,
+) {
     let waiting = core.clone();
     core.control.spawn(async move {
-        let probed =
-            futures_util::future::join_all(upstreams.iter().map(|upstream| upstream.probed()));
-        // A dead upstream must not take the edge out: the wait has an end.
-        drop(tokio::time::timeout(FIRST_PROBES, probed).await);
+        let Options { upgrade, systemd, .. } = waiting.options;
+        if !upgrade {
+            first_probes(&upstreams).await;
+        }
         waiting.set_phase(Phase::Ready);
         info!("ready");
+        let generation = waiting.snapshot.load().generation;
+        if upgrade { systemd.took_over(generation) } else { systemd.ready(generation) }
     });
+    if let Some(socket) = hand_over {
+        let _entered = core.control.enter();
+        match tokio::net::UnixListener::from_std(socket) {
+            Ok(socket) => {
+                core.control.spawn(answer_successors(Arc::downgrade(core), socket));
+            }
+            Err(error) => warn!(%error, "there can be no upgrade"),
+        }
+    }
     let reloading = Arc::downgrade(core);
     core.control.spawn(async move {
         loop {
@@ -403,6 +388,17 @@ impl EdgeHandle {
         drop(self.core.reload(Trigger::Signal).await);
     }
 
+    /// SIGQUIT: a new process is on its way. The log says so when it has not come after a while.
+    pub fn expect_successor(&self) {
+        let core = self.core.clone();
+        self.core.control.spawn(async move { core.expect_successor().await });
+    }
+
+    /// Returns when a new process has taken over: this one accepts no more, and is to be ended with a drain.
+    pub async fn handed_over(&self) {
+        self.core.estate.handed_over().await;
+    }
+
     /// Ends the edge: with `drain`, requests in flight end first, for as long as the configuration says.
     pub fn shutdown(mut self, drain: bool) {
         self.end(drain);
@@ -410,10 +406,14 @@ impl EdgeHandle {
 
     fn end(&mut self, drain: bool) {
         self.watcher = None;
+        if !self.core.estate.is_handed_over() {
+            self.core.options.systemd.stopping();
+        }
         if drain && let Some(control) = &self.control {
             control.block_on(drain_all(&self.core));
         }
         self.core.set_phase(Phase::Draining);
+        self.core.estate.close();
         self.core.listeners.stop_accepting();
         self.core.listeners.close_all();
         if let Some(workers) = self.workers.take() {
@@ -429,33 +429,5 @@ impl EdgeHandle {
 impl Drop for EdgeHandle {
     fn drop(&mut self) {
         self.end(false);
-    }
-}
-
-/// Lame duck, then no new connections, then the end of those that are left.
-async fn drain_all(core: &Core) {
-    let server = core.settings().server.clone();
-    let deadline = tokio::time::Instant::now() + server.drain;
-    core.set_phase(Phase::Draining);
-    info!(connections = core.listeners.connections(), "draining");
-    core.listeners.announce_end();
-    tokio::time::sleep(server.lame_duck).await;
-    core.listeners.stop_accepting();
-    core.listeners.end_idle();
-    let spread = server.drain / 3;
-    let streams_end = deadline - spread;
-    let mut streams_are_ending = false;
-    while core.listeners.connections() > 0 && tokio::time::Instant::now() < deadline {
-        if !streams_are_ending && tokio::time::Instant::now() >= streams_end {
-            core.listeners.end_streams(spread);
-            streams_are_ending = true;
-        }
-        tokio::time::sleep(DRAIN_STEP).await;
-    }
-    match core.listeners.connections() {
-        0 => info!("drained"),
-        left => {
-            warn!(connections = left, "the drain time is over; the last connections are closed");
-        }
     }
 }

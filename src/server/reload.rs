@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::state::{Core, LastReload, Phase, Settings};
 use crate::{
     config::{self, Config, Loaded, Report},
+    listener::Inherited,
     snapshot::{self, Leniency, Snapshot},
     telemetry::metrics::ReloadResult,
     types::{KeyPath, Problems},
@@ -47,7 +48,16 @@ impl Core {
     /// The old configuration stays in force.
     pub(super) async fn reload(&self, trigger: Trigger) -> Result<Taken, Refusal> {
         let _one_at_a_time = self.reloading.lock().await;
+        let systemd = self.options.systemd;
+        // The service manager is told only what changes its view: an edge that serves, and goes on to.
+        let is_told = self.phase() == Phase::Ready;
+        if is_told {
+            systemd.reloading();
+        }
         let result = self.try_reload(trigger).await;
+        if is_told && self.phase() == Phase::Ready {
+            systemd.ready(self.snapshot.load().generation);
+        }
         let now = SystemTime::now();
         match &result {
             Ok(Taken { generation, is_new: true }) => {
@@ -129,7 +139,7 @@ impl Core {
         let Some(blueprint) = blueprint.filter(|_| !problems.has_errors()) else {
             return Err(refused(&loaded, problems));
         };
-        let plan = match self.listeners.plan(&config.listeners) {
+        let plan = match self.listeners.plan(&config.listeners, &mut Inherited::default()) {
             Ok(plan) => plan,
             Err(failures) => {
                 report_binds(&failures, &mut problems);
@@ -176,8 +186,13 @@ impl Core {
     }
 
     /// The first listeners of an edge; its snapshot is in force already.
-    pub(super) fn bind_first(&self, config: &Config, loaded: &Loaded) -> Result<(), Report> {
-        match self.listeners.plan(&config.listeners) {
+    pub(super) fn bind_first(
+        &self,
+        config: &Config,
+        loaded: &Loaded,
+        inherited: &mut Inherited,
+    ) -> Result<(), Report> {
+        match self.listeners.plan(&config.listeners, inherited) {
             Ok(plan) => {
                 self.listeners.start(plan);
                 Ok(())

@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
-use super::{Options, builder::Builder};
+use super::{Options, builder::Builder, hand_over::Estate};
 use crate::{
     config::{
         AdminConfig, Config, ConfigHash, ListenerConfig, Loaded, ReloadConfig, Report, ServerConfig,
@@ -51,6 +51,8 @@ pub(super) struct Core {
     pub(super) reloading: tokio::sync::Mutex<()>,
     pub(super) phase: AtomicU8,
     pub(super) in_force: Mutex<InForce>,
+    /// What goes to the next process at an upgrade.
+    pub(super) estate: Estate,
 }
 
 /// The configuration in force, and the last attempt to change it.

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use clap::{Args as _, FromArgMatches as _};
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::admin::{
@@ -177,7 +178,7 @@ async fn a_running_edge_is_asked_over_tcp_and_a_unix_socket() {
     for bind in ["127.0.0.1:0", &socket] {
         let server = AdminServer::bind(&bind.parse().unwrap()).unwrap();
         let address = server.address().to_string();
-        tokio::spawn(server.serve(Arc::new(Fake), None));
+        tokio::spawn(server.serve(Arc::new(Fake), None, CancellationToken::default()));
         assert!(ask(&address, &[]).await.unwrap().contains("10.0.0.11:8080"));
         let json = ask(&address, &["--json"]).await.unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), sample());
@@ -192,7 +193,7 @@ async fn a_token_is_sent_from_its_file() {
     let token = Token::open(&crate::types::SecretSource::File(file.clone())).unwrap();
     let server = AdminServer::bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
     let address = server.address().to_string();
-    tokio::spawn(server.serve(Arc::new(Fake), Some(token)));
+    tokio::spawn(server.serve(Arc::new(Fake), Some(token), CancellationToken::default()));
     let error = ask(&address, &[]).await.unwrap_err();
     assert!(error.to_string().contains("--token-file"), "{error}");
     assert!(ask(&address, &["--token-file", file.to_str().unwrap()]).await.is_ok());

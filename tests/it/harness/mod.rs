@@ -13,6 +13,6 @@ mod runtime;
 
 pub use certificate::{Authority, Certificate};
 pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
-pub use edge::Edge;
+pub use edge::{Edge, Launch};
 pub use origin::{Origin, RawOrigin};
 pub use runtime::{block_on, spawn};

@@ -14,6 +14,7 @@ use super::{
     event_stream::EventStream,
     failure::{Failure, FailureKind},
     grpc::GrpcClient,
+    http2::{Http2, Http2End},
     load::Load,
     response::{Opened, Response, Responses},
     tls::Tls,
@@ -138,6 +139,14 @@ impl Client {
     /// No connection.
     pub fn grpc(&self) -> Result<GrpcClient, Failure> {
         GrpcClient::connect(self)
+    }
+
+    /// Opens an HTTP/2 connection that shows how it ends.
+    ///
+    /// # Errors
+    /// No connection.
+    pub async fn open_http2(&self) -> Result<(Http2, Http2End), Failure> {
+        Http2::open(self).await
     }
 
     pub(super) fn authority(&self) -> String {

@@ -13,6 +13,10 @@ use std::{
     collections::BTreeMap,
     fmt::Display,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +25,7 @@ use tempfile::TempDir;
 
 pub use configuration::complete;
 pub use metrics::Labels;
-pub use spawned::Exit;
+pub use spawned::{Exit, Launch};
 
 use super::{
     Client, Tls,
@@ -33,10 +37,28 @@ use spawned::Spawned;
 /// A running edge.
 pub struct Edge {
     driver: Driver,
-    directory: TempDir,
+    directory: Arc<Directory>,
     addresses: Vec<String>,
     listeners: BTreeMap<String, String>,
     admin: Option<String>,
+}
+
+/// A directory, which an edge shares with those that took over from it.
+struct Directory {
+    folder: TempDir,
+    /// How many processes were started in it.
+    processes: AtomicUsize,
+}
+
+impl Directory {
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn start(&self, file: &Path, launch: Launch) -> Spawned {
+        let nth = self.processes.fetch_add(1, Ordering::SeqCst) + 1;
+        Spawned::start(self.path(), file, launch, nth)
+    }
 }
 
 enum Driver {
@@ -88,17 +110,62 @@ impl Edge {
     /// When it does not serve within 20 s; its log is in the message.
     #[track_caller]
     pub fn spawn_with(origins: &[&dyn Display], text: &str, arguments: &[&str]) -> Self {
+        Self::launch(origins, text, Launch::default().arguments(arguments))
+    }
+
+    /// Starts the built binary as `launch` says.
+    ///
+    /// # Panics
+    /// When it does not serve within 20 s; its log is in the message.
+    #[track_caller]
+    pub fn launch(origins: &[&dyn Display], text: &str, launch: Launch) -> Self {
         let prepared = Prepared::new(origins, text);
-        let mut started = Spawned::start(prepared.directory.path(), &prepared.file, arguments);
+        let mut started = prepared.directory.start(&prepared.file, launch);
         let ready = started.ready().unwrap_or_else(|error| panic!("{error}"));
         prepared.running(Driver::Spawned(started), ready.listeners, ready.admin)
     }
 
     /// Runs the built binary and waits for its end: for what must not start.
     pub fn run_to_end(origins: &[&dyn Display], text: &str, limit: Duration) -> Exit {
+        Self::run_launch_to_end(origins, text, Launch::default(), limit)
+    }
+
+    /// Runs the built binary as `launch` says and waits for its end.
+    pub fn run_launch_to_end(
+        origins: &[&dyn Display],
+        text: &str,
+        launch: Launch,
+        limit: Duration,
+    ) -> Exit {
         let prepared = Prepared::new(origins, text);
-        let mut started = Spawned::start(prepared.directory.path(), &prepared.file, &[]);
+        let mut started = prepared.directory.start(&prepared.file, launch);
         started.wait_exit(limit).expect("the edge ends by itself")
+    }
+
+    /// Starts the built binary with `--upgrade`, with this edge's directory and its configuration as it is now.
+    ///
+    /// # Panics
+    /// When it does not serve within 20 s; its log is in the message.
+    #[track_caller]
+    pub fn upgrade(&self) -> Self {
+        self.try_upgrade(Launch::default()).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Starts the built binary with `--upgrade`.
+    ///
+    /// # Errors
+    /// It ended, or does not serve within 20 s; with its log.
+    pub fn try_upgrade(&self, launch: Launch) -> Result<Self, String> {
+        let launch = launch.arguments(&["--upgrade"]);
+        let mut started = self.directory.start(&self.config_path(), launch);
+        let ready = started.ready()?;
+        Ok(Self {
+            driver: Driver::Spawned(started),
+            directory: Arc::clone(&self.directory),
+            addresses: self.addresses.clone(),
+            listeners: ready.listeners,
+            admin: ready.admin,
+        })
     }
 
     /// A client of the plain listener `http`.
@@ -254,6 +321,16 @@ impl Edge {
         self.spawned().signal(name);
     }
 
+    /// Sends a signal and waits for the end of the process. Spawned only.
+    ///
+    /// # Panics
+    /// When it does not end within `limit`.
+    #[track_caller]
+    pub fn signal_and_wait(&mut self, name: &str, limit: Duration) -> Exit {
+        self.signal(name);
+        self.wait_exit(limit).expect("the process ends")
+    }
+
     /// The process's number. Spawned only.
     pub fn pid(&self) -> u32 {
         self.spawned().pid()
@@ -299,7 +376,7 @@ impl Drop for Edge {
 
 /// A directory with a configuration, before the edge runs.
 struct Prepared {
-    directory: TempDir,
+    directory: Arc<Directory>,
     file: PathBuf,
     addresses: Vec<String>,
 }
@@ -313,6 +390,7 @@ impl Prepared {
         let whole = complete(text, &addresses, directory.path());
         std::fs::create_dir_all(directory.path().join("state")).expect("a directory");
         std::fs::write(&file, whole).expect("the file is written");
+        let directory = Arc::new(Directory { folder: directory, processes: AtomicUsize::new(0) });
         Self { directory, file, addresses }
     }
 

@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use command_fds::{CommandFdExt, FdMapping};
 use serde::Deserialize;
 
 /// How long the binary may take until it serves.
@@ -21,6 +23,58 @@ const POLL: Duration = Duration::from_millis(10);
 fn binary() -> PathBuf {
     std::env::var_os("TIDEGATE_BINARY")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tidegate")), PathBuf::from)
+}
+
+/// What a process is started with, beside its configuration.
+#[derive(Debug, Default)]
+pub struct Launch {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    sockets: Vec<(OwnedFd, String)>,
+}
+
+impl Launch {
+    /// More arguments of `run`.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// An environment variable.
+    pub fn environment(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.environment.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// A socket as a service manager passes it, with its name: `sd_listen_fds(3)`.
+    pub fn socket(mut self, socket: impl Into<OwnedFd>, name: &str) -> Self {
+        self.sockets.push((socket.into(), name.to_owned()));
+        self
+    }
+
+    fn command(self) -> Command {
+        let mut command = if self.sockets.is_empty() {
+            Command::new(binary())
+        } else {
+            // Only the process itself knows the number that LISTEN_PID must have.
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]).arg(binary());
+            shell
+        };
+        command.arg("run").args(&self.arguments).envs(self.environment);
+        if !self.sockets.is_empty() {
+            let names: Vec<&str> = self.sockets.iter().map(|(_, name)| name.as_str()).collect();
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+            let sockets = self.sockets.into_iter().map(|(socket, _)| socket);
+            // They are numbered from three on: SD_LISTEN_FDS_START.
+            let mappings =
+                (3..).zip(sockets).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
+            command.fd_mappings(mappings.collect()).expect("each number is there once");
+        }
+        command
+    }
 }
 
 /// A running process. Dropped, it is killed.
@@ -48,17 +102,17 @@ pub struct Exit {
 }
 
 impl Spawned {
-    pub(super) fn start(directory: &Path, file: &Path, arguments: &[&str]) -> Self {
-        let log = directory.join("edge.log");
-        let ready_file = directory.join("ready.json");
+    /// Starts the process that is the `nth` one in this directory.
+    pub(super) fn start(directory: &Path, file: &Path, launch: Launch, nth: usize) -> Self {
+        let log = directory.join(format!("edge-{nth}.log"));
+        let ready_file = directory.join(format!("ready-{nth}.json"));
         let output = File::create(&log).expect("a log file");
-        let child = Command::new(binary())
-            .arg("run")
+        let child = launch
+            .command()
             .arg("--config")
             .arg(file)
             .arg("--ready-file")
             .arg(&ready_file)
-            .args(arguments)
             .env("RUST_BACKTRACE", "1")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a log file"))
