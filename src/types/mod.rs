@@ -8,6 +8,7 @@ mod duration;
 mod host;
 mod name;
 mod problem;
+mod proxy_header;
 mod secret;
 mod text;
 
@@ -18,5 +19,6 @@ pub use duration::HumanDuration;
 pub use host::{HostError, HostPattern};
 pub use name::Name;
 pub use problem::{KeyPath, Problem, Problems, Segment, Severity, did_you_mean};
+pub use proxy_header::{HeaderProgress, ProxyHeader, ProxyVersion};
 pub use secret::{SECRET_IN_PLACE, Secret, SecretSource};
 pub(crate) use text::deserialize_by_form;
