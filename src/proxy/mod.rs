@@ -3,6 +3,7 @@
 //! The path of a request: `new_ctx` takes the snapshot; `arrive` checks, routes and lets in; `endpoint` picks and tries;
 //! `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
 
+mod announce;
 mod arrive;
 #[doc(hidden)]
 pub mod bench;
