@@ -35,7 +35,7 @@ use super::{
     stream::{ClientStream, Parts, Spoken},
 };
 use crate::{
-    config::ListenerConfig,
+    config::{ListenerConfig, ListenerProtocol},
     proxy::{ConnectionInfo, Ending, TlsFacts},
     telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
     types::Name,
@@ -354,7 +354,7 @@ where
             gate.ending.clone(),
         ))
     };
-    if config.tls {
+    if config.protocol.is_tls() {
         let choose = |name: Option<&str>, local: Option<IpAddr>| match gate.ending.last.load_full()
         {
             Some(last) => last.tls_for(&config.name, name, local),
@@ -386,7 +386,7 @@ where
         return serve(parts, gate, engine).await;
     }
     let mut stream = stream;
-    let (spoken, replay) = if config.h2c {
+    let (spoken, replay) = if matches!(config.protocol, ListenerProtocol::Http { h2c: true }) {
         match timeout(config.limits.head, sniff(&mut stream)).await {
             Ok(Ok(found)) => found,
             // Nothing came, or not enough of it.

@@ -244,7 +244,7 @@ impl ListenerSet {
                 }
                 continue;
             };
-            info!(listener = %config.name, address = %bound, tls = config.tls, "listening");
+            info!(listener = %config.name, address = %bound, tls = config.protocol.is_tls(), "listening");
             let (shutdown, watched) = watch::channel(false);
             let (late_shutdown, watched_late) = watch::channel(false);
             let key = Key::of(&config);

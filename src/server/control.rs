@@ -128,7 +128,10 @@ fn listeners(core: &Core, config: &Config) -> Vec<ListenerStatus> {
         .into_iter()
         .map(|(name, address)| ListenerStatus {
             address: address.to_string(),
-            tls: config.listeners.iter().any(|listener| listener.name == name && listener.tls),
+            tls: config
+                .listeners
+                .iter()
+                .any(|listener| listener.name == name && listener.protocol.is_tls()),
             connections: connections
                 .iter()
                 .find(|(other, _)| *other == name)

@@ -320,7 +320,7 @@ impl EdgeHandle {
         config
             .listeners
             .iter()
-            .filter(|listener| listener.tls)
+            .filter(|listener| listener.protocol.is_tls())
             .map(|listener| listener.name.to_string())
             .collect()
     }

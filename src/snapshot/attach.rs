@@ -183,9 +183,10 @@ fn listener_table(
 ) -> ListenerTable {
     let mut hosts = HostTable::default();
     let tls_listeners: HashMap<&Name, bool> =
-        config.listeners.iter().map(|l| (&l.name, l.tls)).collect();
+        config.listeners.iter().map(|l| (&l.name, l.protocol.is_tls())).collect();
     let is_on_tls =
         |names: &[Name]| names.iter().any(|name| tls_listeners.get(name) == Some(&true));
+    let is_tls = listener.protocol.is_tls();
     let mut is_named = false;
     for (site, (patterns, names)) in sites.iter().zip(bindings) {
         if names.contains(&listener.name) {
@@ -195,7 +196,7 @@ fn listener_table(
             }
         }
     }
-    if !listener.tls && listener.redirect_to_https.unwrap_or(!is_named) {
+    if !is_tls && listener.redirect_to_https.unwrap_or(!is_named) {
         for (site, (patterns, names)) in sites.iter().zip(bindings) {
             if !names.contains(&listener.name) && is_on_tls(names) {
                 for pattern in patterns {
@@ -222,5 +223,5 @@ fn listener_table(
                 .find_map(|(site, _)| site.tls.clone()),
         ),
     };
-    ListenerTable { hosts, unknown, default_tls, tls: listener.tls, limits: listener.limits }
+    ListenerTable { hosts, unknown, default_tls, tls: is_tls, limits: listener.limits }
 }
