@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BoundAddress, TlsChooser, Trusted, Worker,
+    BoundAddress, TlsChooser, Trusted, TunnelChooser, Worker,
     accept::{Gate, accept},
     socket::{BoundSocket, bind, overlap},
 };
@@ -32,6 +32,7 @@ pub struct ListenerSet {
     workers: Vec<Worker>,
     metrics: Arc<Metrics>,
     tls: TlsChooser,
+    tunnel: TunnelChooser,
     trusted: Trusted,
     active: Mutex<Vec<Active>>,
     /// Listeners that are gone, with connections that are not.
@@ -150,9 +151,18 @@ impl ListenerSet {
         workers: Vec<Worker>,
         metrics: Arc<Metrics>,
         tls: TlsChooser,
+        tunnel: TunnelChooser,
         trusted: Trusted,
     ) -> Self {
-        Self { workers, metrics, tls, trusted, active: Mutex::default(), retired: Mutex::default() }
+        Self {
+            workers,
+            metrics,
+            tls,
+            tunnel,
+            trusted,
+            active: Mutex::default(),
+            retired: Mutex::default(),
+        }
     }
 
     fn active(&self) -> MutexGuard<'_, Vec<Active>> {
@@ -252,6 +262,7 @@ impl ListenerSet {
                 config,
                 metrics,
                 self.tls.clone(),
+                self.tunnel.clone(),
                 self.trusted.clone(),
                 watched,
                 watched_late,

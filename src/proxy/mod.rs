@@ -14,8 +14,10 @@ mod endpoint;
 mod failure;
 mod forward;
 mod outcome;
+mod pump;
 mod relay;
 mod respond;
+mod tunnel;
 mod upgrade;
 mod watchdog;
 
@@ -31,6 +33,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
+pub use tunnel::{Arrival, send_on};
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
 

@@ -87,7 +87,7 @@ impl Live {
             sites.push(Arc::new(self.attach_site(site)?));
             bindings.push(binding);
         }
-        let upstreams = blueprint
+        let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()
             .map(|upstream| self.upstreams.attach(upstream))
@@ -96,7 +96,9 @@ impl Live {
             .listeners
             .iter()
             .map(|listener| {
-                (listener.name.clone(), listener_table(&config, listener, &sites, &bindings))
+                let mut table = listener_table(&config, listener, &sites, &bindings);
+                self.attach_tunnels(listener, &upstreams, access_log.as_ref(), &mut table);
+                (listener.name.clone(), table)
             })
             .collect();
         Ok(Snapshot {
@@ -223,5 +225,12 @@ fn listener_table(
                 .find_map(|(site, _)| site.tls.clone()),
         ),
     };
-    ListenerTable { hosts, unknown, default_tls, tls: is_tls, limits: listener.limits }
+    ListenerTable {
+        hosts,
+        unknown,
+        default_tls,
+        tunnel: None,
+        tls: is_tls,
+        limits: listener.limits,
+    }
 }

@@ -1,7 +1,7 @@
 //! The header of the PROXY protocol, versions 1 and 2: whose connection this is, said in its first bytes.
 //!
 //! Pure: the listener reads it (`listener/proxy_header.rs`), connections to endpoints begin with it (`upstream/connect.rs`).
-//! The specification is HAProxy's `doc/proxy-protocol.txt`; the numbers of sections below are its own. Parsing is the
+//! The specification is `doc/proxy-protocol.txt` of `HAProxy`; the numbers of sections below are its own. Parsing is the
 //! crate ppp's. What is done before it: bounds, whole headers only (ppp takes some partial ones of version 1 for broken),
 //! and `LOCAL` and `UNKNOWN`, whose addresses are not looked at.
 
@@ -194,7 +194,7 @@ fn parse_v2(bytes: &[u8]) -> Option<HeaderProgress> {
         return None;
     }
     let Some(whole) = bytes.get(..length) else { return Some(HeaderProgress::Partial) };
-    let header = if version_and_command & 0x0f == 0 {
+    let header = if matches!(version_and_command, 0x20) {
         // The block of addresses is dropped, whatever it says (section 2.2).
         ProxyHeader::Local
     } else {
