@@ -55,11 +55,12 @@ pub struct RawListener {
     /// Timeouts towards clients.
     pub timeouts: Option<RawClientTimeouts>,
     /// Whose connections begin with a PROXY header (v1 or v2), which then says who the client is: `true` for those from
-    /// `server.trusted_proxies`, or `{ from = ["10.0.0.0/8"] }`. They must have one; no other connection may. On a Unix socket: `true`, for
-    /// all connections.
+    /// `server.trusted_proxies`, or `{ from = ["10.0.0.0/8"] }`. They must have one, of 107 bytes (v1) or 4 KiB (v2) at
+    /// most and within `timeouts.head`; nobody else may. On a Unix socket: `true`, for all connections.
     #[schemars(extend("default" = false))]
     pub proxy_protocol: Option<RawProxyFrom>,
-    /// TLS listeners only: server names whose connections are sent on to an upstream as they are, TLS and all.
+    /// TLS listeners only: server names whose connections are sent on to an upstream as they are, TLS and all. A client's first message
+    /// may then have 16 KiB, and must come within `timeouts.handshake`.
     pub passthrough: BTreeMap<Name, RawPassthrough>,
     /// The listener speaks no HTTP: each connection is sent on to an endpoint as TCP. `{ upstream = "pg" }`, or
     /// `{ endpoints = ["10.0.0.5:5432"] }`.

@@ -325,6 +325,17 @@ impl EdgeHandle {
             .collect()
     }
 
+    /// Listeners that send TCP on, by name.
+    pub fn tcp_listeners(&self) -> Vec<String> {
+        let config = self.core.config();
+        config
+            .listeners
+            .iter()
+            .filter(|listener| !listener.protocol.is_http())
+            .map(|listener| listener.name.to_string())
+            .collect()
+    }
+
     /// Exact host names of the sites on `listener`, for a hint on what to try.
     pub fn hosts(&self) -> Vec<String> {
         let config = self.core.config();
