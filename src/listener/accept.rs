@@ -370,16 +370,17 @@ async fn connection<S: ClientSocket>(
         match proxy_header::read_within(config.limits.head, &mut stream).await {
             Ok(ProxyHeader::Relayed { source, destination }) => {
                 (accepted.client, accepted.local) = (Some(source), Some(destination));
+                match gate.count(accepted.client) {
+                    Ok(counted) => place.counted = counted,
+                    Err(reason) => return metrics.refused(reason),
+                }
             }
+            // The address is the balancer's, which is nobody's client.
             Ok(ProxyHeader::Unknown | ProxyHeader::Local) => {}
             Err(error) => {
                 debug!(listener = %config.name, %error, "no PROXY header");
                 return metrics.refused(ConnectionRefused::ProxyHeader);
             }
-        }
-        match gate.count(accepted.client) {
-            Ok(counted) => place.counted = counted,
-            Err(reason) => return metrics.refused(reason),
         }
     }
     let ConnectionEnds { client, local } = ends(accepted);

@@ -263,6 +263,8 @@ fn limits_and_conditions_follow_the_header() {
     }
     let over = || edge.metric("tidegate_connections_refused_total", [("reason", "client_limit")]);
     assert_eventually!(over() == 2.0);
+    // The balancer's own connections are no client's.
+    let _own: Vec<Raw> = (0..3).map(|_| ask(LOCAL, "other")).collect();
     open.remove(0);
     let again = || {
         let mut raw = edge.raw();
