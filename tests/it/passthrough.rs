@@ -81,7 +81,7 @@ fn a_request_for_the_name_on_a_sites_connection_is_misdirected() {
     assert_eq!(origin.connections(), 0);
 }
 
-/// A ClientHello's handshake message in records of so many bytes (RFC 8446, section 5.1).
+/// The message of a `ClientHello` in records of so many bytes (RFC 8446, section 5.1).
 fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
     let message = &hello[5..];
     let records = message.chunks(size).flat_map(|piece| {
