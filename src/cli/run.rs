@@ -251,17 +251,23 @@ fn greet(edge: &EdgeHandle, args: &RunArgs) {
     if !std::io::stdout().is_terminal() && !args.demo {
         return;
     }
-    let tls = edge.tls_listeners();
+    let (tls, tcp) = (edge.tls_listeners(), edge.tcp_listeners());
     let mut text =
         format!("tidegate {} serves {}\n", env!("CARGO_PKG_VERSION"), args.config.display());
     let host = edge.hosts().into_iter().next().unwrap_or_else(|| "localhost".to_owned());
     let mut tries = Vec::new();
     for (name, address) in edge.listeners() {
         let is_tls = tls.contains(&name);
-        let kind = if is_tls { "TLS" } else { "plain" };
+        let is_tcp = tcp.contains(&name);
+        let kind = match (is_tls, is_tcp) {
+            (true, _) => "TLS",
+            (_, true) => "TCP",
+            _ => "plain",
+        };
         // Writing to a String never fails.
         let _ = writeln!(text, "  {name:<10} {kind:<6} {address}");
-        if let Some(port) = address.rsplit(':').next().filter(|_| !address.starts_with("unix:")) {
+        let port = address.rsplit(':').next();
+        if let Some(port) = port.filter(|_| !is_tcp && !address.starts_with("unix:")) {
             let (scheme, insecure) = if is_tls { ("https", "-k ") } else { ("http", "") };
             tries.push(format!("  curl {insecure}{scheme}://{host}:{port}/"));
         }

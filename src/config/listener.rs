@@ -1,12 +1,16 @@
 //! `[listeners.<name>]`: as written, and parsed.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sent_on::{
+    ListenerProtocol, ProxyFrom, RawPassthrough, RawProxyFrom, RawSendTo, RawTcp,
+};
 use crate::types::{
-    ByteSize, HumanDuration, KeyPath, ListenAddress, Name, Problems, defaults, deserialize_by_form,
+    ByteSize, Cidr, HumanDuration, KeyPath, ListenAddress, Name, Problems, defaults,
+    deserialize_by_form,
 };
 
 /// `[listeners.<name>]`: a bound address with its protocols.
@@ -50,6 +54,17 @@ pub struct RawListener {
     pub max_uri: Option<ByteSize>,
     /// Timeouts towards clients.
     pub timeouts: Option<RawClientTimeouts>,
+    /// Whose connections begin with a PROXY header (v1 or v2), which then says who the client is: `true` for those from
+    /// `server.trusted_proxies`, or `{ from = ["10.0.0.0/8"] }`. They must have one, of 107 bytes (v1) or 4 KiB (v2) at
+    /// most and within `timeouts.head`; nobody else may. On a Unix socket: `true`, for all connections.
+    #[schemars(extend("default" = false))]
+    pub proxy_protocol: Option<RawProxyFrom>,
+    /// TLS listeners only: server names whose connections are sent on to an upstream as they are, TLS and all. A client's first message
+    /// may then have 16 KiB, and must come within `timeouts.handshake`.
+    pub passthrough: BTreeMap<Name, RawPassthrough>,
+    /// The listener speaks no HTTP: each connection is sent on to an endpoint as TCP. `{ upstream = "pg" }`, or
+    /// `{ endpoints = ["10.0.0.5:5432"] }`.
+    pub tcp: Option<RawTcp>,
 }
 
 /// What an unknown host gets, as written.
@@ -117,10 +132,10 @@ pub struct ListenerConfig {
     pub path: KeyPath,
     /// Where it is bound.
     pub address: ListenAddress,
-    /// It speaks TLS.
-    pub tls: bool,
-    /// It speaks HTTP/2 with prior knowledge.
-    pub h2c: bool,
+    /// What it speaks.
+    pub protocol: ListenerProtocol,
+    /// Whose connections begin with a PROXY header.
+    pub proxy_from: ProxyFrom,
     /// What an unknown host gets.
     pub unknown_host: UnknownHost,
     /// Known hosts of TLS sites are redirected. `None`: where no site names the listener.
@@ -178,14 +193,18 @@ impl ListenerLimits {
 }
 
 impl RawListener {
-    /// Fills in the defaults and checks what a key alone can't say.
+    /// Fills in the defaults and checks what a key alone can't say. `upstream` finds the upstream of connections that are sent on.
     pub fn parse(
         &self,
         name: &Name,
         path: &KeyPath,
+        trusted_proxies: &[Cidr],
+        mut upstream: impl FnMut(&RawSendTo<'_>, &KeyPath, &mut Problems) -> Option<Name>,
         problems: &mut Problems,
     ) -> Option<ListenerConfig> {
         let tls = self.tls.unwrap_or(false);
+        let protocol = self.parse_protocol(name, path, &mut upstream, problems);
+        let proxy_from = self.parse_proxy_from(path, trusted_proxies, problems);
         if self.address.is_none() {
             problems
                 .error(path, "the listener has no address")
@@ -196,7 +215,7 @@ impl RawListener {
             ("h2c", self.h2c == Some(true)),
             ("redirect_to_https", self.redirect_to_https == Some(true)),
         ] {
-            if tls && is_set {
+            if tls && is_set && self.tcp.is_none() {
                 problems
                     .error(
                         &path.key(key),
@@ -260,8 +279,8 @@ impl RawListener {
             name: name.clone(),
             path: path.clone(),
             address: self.address.clone()?,
-            tls,
-            h2c: self.h2c.unwrap_or(false),
+            protocol: protocol?,
+            proxy_from,
             unknown_host: match &self.unknown_host {
                 None | Some(RawUnknownHost::Word(UnknownHostWord::Refuse)) => UnknownHost::Refuse,
                 Some(RawUnknownHost::Word(UnknownHostWord::NotFound)) => UnknownHost::NotFound,

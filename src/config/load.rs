@@ -206,8 +206,11 @@ mod tests {
         let loaded = load_text(SITE).unwrap();
         assert!(loaded.report.is_empty(), "{}", loaded.report);
         let config = &loaded.config;
-        let listeners: Vec<_> =
-            config.listeners.iter().map(|l| (&*l.name, l.address.to_string(), l.tls)).collect();
+        let listeners: Vec<_> = config
+            .listeners
+            .iter()
+            .map(|l| (&*l.name, l.address.to_string(), l.protocol.is_tls()))
+            .collect();
         assert_eq!(
             listeners,
             [("http", "[::]:80".to_owned(), false), ("https", "[::]:443".to_owned(), true)]

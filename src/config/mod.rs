@@ -12,6 +12,7 @@ mod merge;
 mod parse;
 mod raw;
 pub mod reference;
+mod sent_on;
 mod server;
 mod site;
 mod source;
@@ -28,6 +29,10 @@ pub use listener::{
 };
 pub use load::{Loaded, load};
 pub use raw::Raw;
+pub use sent_on::{
+    ListenerProtocol, PassthroughConfig, ProxyFrom, RawPassthrough, RawProxyFrom,
+    RawProxyFromTable, RawTcp,
+};
 pub use server::{
     AdminConfig, RawAcme, RawAdmin, RawReload, RawServer, ReloadConfig, ServerConfig, WorkerLayout,
 };

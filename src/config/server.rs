@@ -20,7 +20,8 @@ pub struct RawServer {
     /// `shared`: one work-stealing runtime. `per-core`: one single-threaded runtime a thread, each with its own socket (`SO_REUSEPORT`). Not changed by a reload.
     #[schemars(extend("default" = "shared"))]
     pub workers: Option<WorkerLayout>,
-    /// Whose `X-Forwarded-*` and `Forwarded` headers are believed: networks of the proxies in front of the edge.
+    /// Whose `X-Forwarded-*` and `Forwarded` headers are believed, and on listeners with
+    /// `proxy_protocol = true` whose PROXY headers: networks of the proxies in front of the edge.
     pub trusted_proxies: Vec<Cidr>,
     /// The port of https in redirects, for published ports.
     #[schemars(extend("default" = defaults::HTTPS_PORT))]

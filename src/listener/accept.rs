@@ -20,7 +20,7 @@ use bytes::Bytes;
 use pingora_core::server::ShutdownWatch;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::Notify,
     time::timeout,
@@ -29,22 +29,27 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Serve, TlsChooser, Trusted,
-    handshake::{Shaken, shake},
+    Serve, TlsChooser, Trusted, TunnelChooser,
+    handshake::{Greeted, Shaken, shake},
+    peeked::{ClientSocket, Peeked},
+    preface::sniff,
+    proxy_header,
     socket::BoundSocket,
     stream::{ClientStream, Parts, Spoken},
 };
 use crate::{
-    config::ListenerConfig,
-    proxy::{ConnectionInfo, Ending, TlsFacts},
+    config::{ListenerConfig, ListenerProtocol},
+    proxy::{Arrival, ConnectionInfo, Ending, TlsFacts, send_on},
+    snapshot::Tunnel,
     telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
-    types::Name,
+    types::{Name, ProxyHeader},
 };
 
-/// What a client of HTTP/2 with prior knowledge says first (RFC 9113, section 3.4).
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The pause after an accept that failed for want of something (file descriptors, memory): it doubles up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Bytes of a client's first message that are remembered where it may have to be sent on. Those of today have two kilobytes.
+const MAX_CLIENT_HELLO: usize = 16 << 10;
 
 /// What all sockets of one listener share.
 pub(super) struct Gate {
@@ -53,6 +58,7 @@ pub(super) struct Gate {
     name: Arc<ArcSwap<Name>>,
     pub(super) metrics: ArcSwap<ListenerMetrics>,
     pub(super) tls: TlsChooser,
+    tunnel: TunnelChooser,
     pub(super) trusted: Trusted,
     /// No more connections are taken.
     pub(super) stopped: CancellationToken,
@@ -74,6 +80,7 @@ impl Gate {
         config: ListenerConfig,
         metrics: Arc<ListenerMetrics>,
         tls: TlsChooser,
+        tunnel: TunnelChooser,
         trusted: Trusted,
         shutdown: ShutdownWatch,
         late_shutdown: ShutdownWatch,
@@ -83,6 +90,7 @@ impl Gate {
             config: ArcSwap::from_pointee(config),
             metrics: ArcSwap::new(metrics),
             tls,
+            tunnel,
             trusted,
             stopped: CancellationToken::new(),
             is_left: AtomicBool::new(false),
@@ -128,22 +136,36 @@ impl Gate {
 
     /// A place for a connection from `client`, or the reason why there is none.
     fn admit(self: &Arc<Self>, client: Option<SocketAddr>) -> Result<Place, ConnectionRefused> {
-        let limit = self.config.load().limits.max_connections_per_client;
-        let counted = match (limit, client) {
-            (Some(limit), Some(address)) if !(self.trusted)(address.ip()) => {
-                let network = client_network(address.ip());
-                let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = by_client.entry(network).or_insert(0);
-                if *count >= limit {
-                    return Err(ConnectionRefused::ClientLimit);
-                }
-                *count += 1;
-                Some(network)
-            }
-            _ => None,
-        };
+        // Whoever is announced by a PROXY header is counted when it has come.
+        let is_announced = self.config.load().proxy_from.includes(client);
+        let counted = if is_announced { None } else { self.count(client)? };
         self.open.fetch_add(1, Ordering::AcqRel);
         Ok(Place { gate: self.clone(), counted, _open: self.metrics.load().accepted() })
+    }
+
+    /// Counts a connection against its client's limit: under which address, if under any.
+    fn count(&self, client: Option<SocketAddr>) -> Result<Option<IpAddr>, ConnectionRefused> {
+        let limit = self.config.load().limits.max_connections_per_client;
+        let (Some(limit), Some(address)) = (limit, client) else { return Ok(None) };
+        if (self.trusted)(address.ip()) {
+            return Ok(None);
+        }
+        let network = client_network(address.ip());
+        let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_client.entry(network).or_insert(0);
+        if *count >= limit {
+            return Err(ConnectionRefused::ClientLimit);
+        }
+        *count += 1;
+        Ok(Some(network))
+    }
+
+    /// What the present configuration has for this listener, or the last one for a listener that is gone.
+    fn tunnel(&self, listener: &Name) -> Option<Arc<Tunnel>> {
+        match self.ending.last.load_full() {
+            Some(last) => last.tunnel_of(listener),
+            None => (self.tunnel)(listener),
+        }
     }
 }
 
@@ -206,7 +228,7 @@ pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn
 
 /// A socket that connections come from.
 trait Incoming: Send + Sync {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static;
+    type Stream: ClientSocket;
 
     /// The next connection.
     fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Accepted)>> + Send;
@@ -318,11 +340,8 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 /// Starts the task of one connection, if there is a place for it.
-fn take<S>(stream: S, accepted: Accepted, gate: &Arc<Gate>, engine: &Arc<dyn Serve>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
-{
-    let place = match gate.admit(accepted.client) {
+fn take<S: ClientSocket>(stream: S, accepted: Accepted, gate: &Arc<Gate>, engine: &Arc<dyn Serve>) {
+    let mut place = match gate.admit(accepted.client) {
         Ok(place) => place,
         Err(reason) => {
             gate.metrics.load().refused(reason);
@@ -337,21 +356,48 @@ where
         tokio::select! {
             biased;
             () = ended.cancelled() => {}
-            () = connection(stream, accepted, &gate, &*engine) => {}
+            () = connection(stream, accepted, &mut place, &gate, &*engine) => {}
         }
         drop(place);
     });
 }
 
 /// One connection, from its first byte to its last.
-async fn connection<S>(stream: S, accepted: Accepted, gate: &Gate, engine: &dyn Serve)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
-{
+async fn connection<S: ClientSocket>(
+    stream: S,
+    mut accepted: Accepted,
+    place: &mut Place,
+    gate: &Gate,
+    engine: &dyn Serve,
+) {
     let config = gate.config.load_full();
     let metrics = gate.metrics.load_full();
+    let mut stream = Peeked::new(stream);
+    if config.proxy_from.includes(accepted.client) {
+        match proxy_header::read_within(config.limits.head, &mut stream).await {
+            Ok(ProxyHeader::Relayed { source, destination }) => {
+                (accepted.client, accepted.local) = (Some(source), Some(destination));
+                match gate.count(accepted.client) {
+                    Ok(counted) => place.counted = counted,
+                    Err(reason) => return metrics.refused(reason),
+                }
+            }
+            // The address is the balancer's, which is nobody's client.
+            Ok(ProxyHeader::Unknown | ProxyHeader::Local) => {}
+            Err(error) => {
+                debug!(listener = %config.name, %error, "no PROXY header");
+                return metrics.refused(ConnectionRefused::ProxyHeader);
+            }
+        }
+    }
+    let ConnectionEnds { client, local } = ends(accepted);
+    if !config.protocol.is_http() {
+        // The listener may have changed since its settings were looked at.
+        let Some(tunnel) = gate.tunnel(&config.name) else { return };
+        let arrival = Arrival { client, local, server_name: None, opening: Vec::new() };
+        return Box::pin(send_on(stream, arrival, tunnel, &gate.ending)).await;
+    }
     let info = |tls: Option<TlsFacts>| {
-        let ConnectionEnds { client, local } = ends(accepted);
         Arc::new(ConnectionInfo::new(
             gate.name.clone(),
             client,
@@ -361,15 +407,23 @@ where
             gate.ending.clone(),
         ))
     };
-    if config.tls {
+    if config.protocol.is_tls() {
         let choose = |name: Option<&str>, local: Option<IpAddr>| match gate.ending.last.load_full()
         {
             Some(last) => last.tls_for(&config.name, name, local),
             None => (gate.tls)(&config.name, name, local),
         };
-        let local = accepted.local.map(|address| address.ip());
-        let shaken = match timeout(config.limits.handshake, shake(stream, local, &choose)).await {
-            Ok(Ok(shaken)) => shaken,
+        if !config.protocol.passthrough().is_empty() {
+            stream.remember(MAX_CLIENT_HELLO);
+        }
+        let address = local.map(|local| local.ip());
+        let shaken = match timeout(config.limits.handshake, shake(stream, address, &choose)).await {
+            Ok(Ok(Greeted::Shaken(shaken))) => *shaken,
+            Ok(Ok(Greeted::SentOn { client: mut stream, server_name, tunnel })) => {
+                let opening = stream.forget();
+                let arrival = Arrival { client, local, server_name, opening };
+                return Box::pin(send_on(stream, arrival, tunnel, &gate.ending)).await;
+            }
             Ok(Err(reason)) => {
                 debug!(listener = %config.name, reason = reason.label(), "handshake failed");
                 return metrics.handshake_failed(reason);
@@ -392,8 +446,7 @@ where
             Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay, metrics };
         return serve(parts, gate, engine).await;
     }
-    let mut stream = stream;
-    let (spoken, replay) = if config.h2c {
+    let (spoken, replay) = if matches!(config.protocol, ListenerProtocol::Http { h2c: true }) {
         match timeout(config.limits.head, sniff(&mut stream)).await {
             Ok(Ok(found)) => found,
             // Nothing came, or not enough of it.
@@ -434,28 +487,6 @@ where
     }
 }
 
-/// Whether a plain connection begins with the preface of HTTP/2. It is given back with what was read.
-///
-/// As soon as a byte differs it is HTTP/1.1: a short request is never held back.
-async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Spoken, Bytes)> {
-    let mut seen = [0; PREFACE.len()];
-    let mut length = 0;
-    while let Some(rest) = seen.get_mut(length..) {
-        match stream.read(rest).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            more => length += more,
-        }
-        let read = seen.get(..length).unwrap_or_default();
-        if !PREFACE.starts_with(read) {
-            return Ok((Spoken::Http1, Bytes::copy_from_slice(read)));
-        }
-        if length == PREFACE.len() {
-            break;
-        }
-    }
-    Ok((Spoken::Http2, Bytes::copy_from_slice(&seen)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,29 +497,5 @@ mod tests {
         assert_eq!(network("2001:db8:1:2:aaaa::1"), network("2001:db8:1:2:bbbb::9"));
         assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
         assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
-    }
-
-    #[tokio::test]
-    async fn the_preface_is_told_from_a_short_request() {
-        for (sent, spoken) in [
-            (&b"GET / HTTP/1.0\r\n\r\n"[..], Spoken::Http1),
-            (b"P", Spoken::Http1),
-            (b"PRI * HTTP/1.1\r\n", Spoken::Http1),
-            (PREFACE, Spoken::Http2),
-        ] {
-            let mut stream = tokio_test_stream(sent);
-            match sniff(&mut stream).await {
-                Ok((found, replay)) => {
-                    assert_eq!(found, spoken);
-                    assert!(sent.starts_with(&replay));
-                }
-                // A lone "P" may still become a preface; the client closed before it did.
-                Err(_) => assert_eq!(sent, b"P"),
-            }
-        }
-    }
-
-    fn tokio_test_stream(bytes: &[u8]) -> impl AsyncRead + Unpin {
-        std::io::Cursor::new(bytes.to_vec())
     }
 }

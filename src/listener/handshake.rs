@@ -1,4 +1,4 @@
-//! TLS handshakes: the name asked for chooses the site's policy and certificate.
+//! TLS handshakes: the name asked for chooses the site's policy and certificate, or that the connection is sent on as it is.
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -6,9 +6,11 @@ use pingora_core::protocols::tls::SslDigest;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+use super::peeked::Peeked;
+
 use crate::{
     proxy::TlsFacts,
-    snapshot::TlsChoice,
+    snapshot::{TlsChoice, Tunnel},
     telemetry::metrics::{HandshakeFailure, TlsVersion},
 };
 
@@ -18,24 +20,39 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// Chooses for a name asked for (lower case), or for none at our own address.
 pub(super) type Choose<'a> = &'a (dyn Fn(Option<&str>, Option<IpAddr>) -> TlsChoice + Send + Sync);
 
+/// What a client's first message came to.
+pub(super) enum Greeted<S> {
+    /// A handshake that went well.
+    Shaken(Box<Shaken<S>>),
+    /// The name asked for is sent on: what was read is remembered in `client`.
+    SentOn {
+        /// The connection, untouched.
+        client: Peeked<S>,
+        /// The name asked for, lower case.
+        server_name: Option<Box<str>>,
+        /// Where it goes.
+        tunnel: Arc<Tunnel>,
+    },
+}
+
 /// A handshake that went well.
 pub(super) struct Shaken<S> {
-    pub(super) stream: TlsStream<S>,
+    pub(super) stream: TlsStream<Peeked<S>>,
     pub(super) facts: TlsFacts,
     pub(super) digest: SslDigest,
     pub(super) version: TlsVersion,
     pub(super) is_http2: bool,
 }
 
-/// Shakes hands. The caller sets the deadline.
+/// Shakes hands, or finds out that somebody else is to. The caller sets the deadline.
 ///
 /// # Errors
 /// By reason; they are counted and not logged one by one.
 pub(super) async fn shake<S>(
-    io: S,
+    io: Peeked<S>,
     local: Option<IpAddr>,
     choose: Choose<'_>,
-) -> Result<Shaken<S>, HandshakeFailure>
+) -> Result<Greeted<S>, HandshakeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -45,6 +62,9 @@ where
         start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into_boxed_str());
     let site = match choose(server_name.as_deref(), local) {
         TlsChoice::Use(site) => site,
+        TlsChoice::Passthrough(tunnel) => {
+            return Ok(Greeted::SentOn { client: start.io, server_name, tunnel });
+        }
         TlsChoice::Refuse => {
             // The client may be gone; the refusal stands all the same.
             drop(start.io.write_all(&UNRECOGNIZED_NAME).await);
@@ -52,6 +72,7 @@ where
             return Err(HandshakeFailure::UnknownHost);
         }
     };
+    start.io.forget();
     let stream = start
         .into_stream(site.config.clone())
         .await
@@ -68,7 +89,7 @@ where
         .unwrap_or_default();
     let digest = SslDigest::new(cipher, version_text, None, None, Vec::new());
     let facts = TlsFacts { policy: Arc::clone(&site.identity), server_name, version: version_text };
-    Ok(Shaken { stream, facts, digest, version, is_http2 })
+    Ok(Greeted::Shaken(Box::new(Shaken { stream, facts, digest, version, is_http2 })))
 }
 
 /// The reason behind an error of rustls, as it is counted.
@@ -79,6 +100,7 @@ fn reason(error: &io::Error, otherwise: HandshakeFailure) -> HandshakeFailure {
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::BrokenPipe => HandshakeFailure::Closed,
+            io::ErrorKind::QuotaExceeded => HandshakeFailure::HelloTooLong,
             _ => otherwise,
         };
     };

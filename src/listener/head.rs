@@ -168,7 +168,9 @@ mod tests {
             ..crate::config::RawListener::default()
         };
         let path = crate::types::KeyPath::root();
-        let mut limits = raw.parse(&"l".parse().unwrap(), &path, &mut problems).unwrap().limits;
+        let config =
+            raw.parse(&"l".parse().unwrap(), &path, &[], |_, _, _| None, &mut problems).unwrap();
+        let mut limits = config.limits;
         limits.max_head_bytes = 256;
         limits.max_fields = 3;
         limits.max_uri_bytes = 20;

@@ -7,6 +7,9 @@ mod accept;
 mod handshake;
 mod head;
 mod inherited;
+mod peeked;
+mod preface;
+mod proxy_header;
 mod set;
 mod socket;
 mod stream;
@@ -22,7 +25,10 @@ pub use inherited::{Inherited, Label, PassedSockets, Role};
 pub use set::{ListenerSet, Plan};
 pub use socket::{BoundAddress, SocketSet, bind_unix};
 
-use crate::{snapshot::TlsChoice, types::Name};
+use crate::{
+    snapshot::{TlsChoice, Tunnel},
+    types::Name,
+};
 
 /// Serves connections: Pingora's engine, as the accept loops see it.
 #[async_trait]
@@ -42,6 +48,9 @@ pub struct Worker {
 
 /// Chooses what a handshake gets: listener, name asked for (lower case), our address.
 pub type TlsChooser = Arc<dyn Fn(&Name, Option<&str>, Option<IpAddr>) -> TlsChoice + Send + Sync>;
+
+/// Where the connections of a listener go that speaks no HTTP.
+pub type TunnelChooser = Arc<dyn Fn(&Name) -> Option<Arc<Tunnel>> + Send + Sync>;
 
 /// Whether an address is a trusted proxy's, which is never counted against a client's limit.
 pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BoundAddress, TlsChooser, Trusted, Worker,
+    BoundAddress, TlsChooser, Trusted, TunnelChooser, Worker,
     accept::{Gate, accept},
     inherited::{Inherited, Label, PassedSockets, Role},
     socket::{BoundSocket, SocketSet, bind, overlap},
@@ -32,6 +32,7 @@ pub struct ListenerSet {
     workers: Vec<Worker>,
     metrics: Arc<Metrics>,
     tls: TlsChooser,
+    tunnel: TunnelChooser,
     trusted: Trusted,
     active: Mutex<Vec<Active>>,
     /// Listeners that are gone, with connections that are not.
@@ -199,9 +200,18 @@ impl ListenerSet {
         workers: Vec<Worker>,
         metrics: Arc<Metrics>,
         tls: TlsChooser,
+        tunnel: TunnelChooser,
         trusted: Trusted,
     ) -> Self {
-        Self { workers, metrics, tls, trusted, active: Mutex::default(), retired: Mutex::default() }
+        Self {
+            workers,
+            metrics,
+            tls,
+            tunnel,
+            trusted,
+            active: Mutex::default(),
+            retired: Mutex::default(),
+        }
     }
 
     fn active(&self) -> MutexGuard<'_, Vec<Active>> {
@@ -311,7 +321,7 @@ impl ListenerSet {
             };
             let SocketSet { sockets: held, address: bound, is_inherited, owns_file } = set;
             info!(
-                listener = %config.name, address = %bound, tls = config.tls, inherited = is_inherited,
+                listener = %config.name, address = %bound, tls = config.protocol.is_tls(), inherited = is_inherited,
                 "listening"
             );
             let (shutdown, watched) = watch::channel(false);
@@ -321,6 +331,7 @@ impl ListenerSet {
                 config,
                 metrics,
                 self.tls.clone(),
+                self.tunnel.clone(),
                 self.trusted.clone(),
                 watched,
                 watched_late,

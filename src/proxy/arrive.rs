@@ -133,6 +133,8 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
                 session.req_header().uri.query(),
             )));
         }
+        // Only a connection that asked for this name is sent on; this one was made for another.
+        Some(HostEntry::Passthrough(_)) => return Err(Failure::Misdirected),
         None => match &table.unknown {
             Unknown::Refuse => return Err(Failure::UnknownHost { refuse: true }),
             Unknown::NotFound => return Err(Failure::UnknownHost { refuse: false }),

@@ -4,7 +4,7 @@
 //! `tries` is counted here. A try that sent nothing may be repeated with any method; one that sent something only with GET,
 //! HEAD and OPTIONS, while nothing of an answer has gone to the client and the body can be replayed.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use http::Method;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -12,12 +12,13 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::{
+    announce,
     context::{Exchange, RequestContext},
     failure::Failure,
     upgrade,
     watchdog::{Expired, Watchdog},
 };
-use crate::upstream::{NoEndpoint, Picked, UpstreamProtocol};
+use crate::upstream::{NoEndpoint, Picked, Upstream, UpstreamProtocol};
 
 /// Picks the endpoint of the first try. Done while the request can still be answered on an open connection: Pingora
 /// closes the client's connection when a try fails.
@@ -27,11 +28,15 @@ pub(super) fn pick_first(ctx: &mut RequestContext) -> Result<(), Failure> {
 }
 
 fn pick(ctx: &RequestContext) -> Result<Picked, Failure> {
-    let upstream = ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index));
-    let upstream = upstream.ok_or(Failure::Internal)?;
+    let upstream = upstream_of(ctx).ok_or(Failure::Internal)?;
     upstream.pick(&ctx.tries.tried).map_err(|error| match error {
         NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown => Failure::NoHealthyEndpoint,
     })
+}
+
+/// The request's upstream, while it has its snapshot.
+fn upstream_of(ctx: &RequestContext) -> Option<&Arc<Upstream>> {
+    ctx.tries.upstream.and_then(|index| ctx.snapshot.as_ref()?.upstreams.get(index))
 }
 
 /// The peer of the next try.
@@ -43,19 +48,25 @@ pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
             Err(failure) => return Err(fail(ctx, failure)),
         },
     };
+    let opening = upstream_of(ctx)
+        .and_then(|upstream| upstream.config().proxy_protocol)
+        .map(|version| announce::opening(ctx, version));
     // A retry sends the body again from its start.
     ctx.body_bytes = 0;
     let tries = &mut ctx.tries;
     tries.began.get_or_insert_with(Instant::now);
     tries.count += 1;
     let mut peer = picked.peer(&tries.timeouts, tries.exchange != Exchange::Answer);
+    if let Some(opening) = opening.clone() {
+        announce::prepare(&mut peer, opening);
+    }
     match tries.exchange {
         // Pingora has one timeout for both; where they differ the watchdog keeps the smaller one.
         Exchange::Answer => {
             peer.options.read_timeout = Some(tries.timeouts.first_byte.max(tries.timeouts.idle));
         }
         Exchange::Stream => {}
-        Exchange::WebSocket => upgrade::prepare(&mut peer),
+        Exchange::WebSocket => upgrade::prepare(&mut peer, opening.unwrap_or_default()),
     }
     tries.tried.add(picked.endpoint());
     tries.picked = Some(picked);
@@ -136,11 +147,7 @@ pub(super) fn try_failed(
 }
 
 fn may_try_again(ctx: &RequestContext) -> bool {
-    let limit = ctx
-        .snapshot
-        .as_ref()
-        .and_then(|snapshot| snapshot.upstreams.get(ctx.tries.upstream?))
-        .map_or(1, |upstream| upstream.config().tries);
+    let limit = upstream_of(ctx).map_or(1, |upstream| upstream.config().tries);
     let in_time = match (ctx.tries.timeouts.total, ctx.tries.began) {
         (Some(total), Some(began)) => began.elapsed() < total,
         _ => true,

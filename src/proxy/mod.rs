@@ -3,6 +3,7 @@
 //! The path of a request: `new_ctx` takes the snapshot; `arrive` checks, routes and lets in; `endpoint` picks and tries;
 //! `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
 
+mod announce;
 mod arrive;
 #[doc(hidden)]
 pub mod bench;
@@ -13,8 +14,10 @@ mod endpoint;
 mod failure;
 mod forward;
 mod outcome;
+mod pump;
 mod relay;
 mod respond;
+mod tunnel;
 mod upgrade;
 mod watchdog;
 
@@ -30,6 +33,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
+pub use tunnel::{Arrival, send_on};
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
 

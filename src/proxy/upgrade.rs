@@ -13,6 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::{
     connectors::l4::Connect,
     protocols::l4::{
@@ -23,22 +24,19 @@ use pingora_core::{
     upstreams::peer::HttpPeer,
 };
 use pingora_error::{Error, ErrorType, Result};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::types::defaults;
+use super::announce;
 
 /// Reads that are put off: those of a TLS handshake, and the one of the answer's head.
 const LATE_READS: u32 = 64;
 /// Sets these connections apart from those that carry requests.
 const GROUP: u64 = 0x7765_6273_6f63_6b65;
 
-/// Makes `peer` one for a WebSocket.
-pub(super) fn prepare(peer: &mut HttpPeer) {
-    peer.options.custom_l4 = Some(Arc::new(LateReads));
+/// Makes `peer` one for a WebSocket, whose connection begins with `opening`.
+pub(super) fn prepare(peer: &mut HttpPeer, opening: Bytes) {
+    announce::set_apart(peer, &opening);
+    peer.options.custom_l4 = Some(Arc::new(LateReads { opening }));
     peer.group_key ^= GROUP;
     // An endpoint that refuses the upgrade leaves a connection that nothing else may use.
     peer.options.idle_timeout = Some(std::time::Duration::from_millis(1));
@@ -46,38 +44,21 @@ pub(super) fn prepare(peer: &mut HttpPeer) {
 
 /// Connects, and puts the first reads off.
 #[derive(Debug)]
-struct LateReads;
+struct LateReads {
+    opening: Bytes,
+}
 
 #[async_trait]
 impl Connect for LateReads {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
-        let socket: Box<dyn VirtualSocket> = match address {
-            SocketAddr::Inet(address) => {
-                let stream =
-                    TcpStream::connect(address).await.map_err(|error| connect_error(&error))?;
-                let options = SockRef::from(&stream);
-                // Where the system refuses an option, the connection still works.
-                drop(options.set_tcp_nodelay(true));
-                drop(
-                    options.set_tcp_keepalive(
-                        &TcpKeepalive::new().with_time(defaults::TCP_KEEP_ALIVE.0),
-                    ),
-                );
-                Box::new(Late { stream, reads_left: LATE_READS, is_put_off: false })
-            }
-            SocketAddr::Unix(address) => {
-                let path =
-                    address.as_pathname().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
-                let stream =
-                    UnixStream::connect(path).await.map_err(|error| connect_error(&error))?;
-                Box::new(Late { stream, reads_left: LATE_READS, is_put_off: false })
-            }
-        };
-        Ok(Stream::from(VirtualSocketStream::new(socket)))
+        let stream = announce::connect(address, &self.opening).await?;
+        let late = Late { stream, reads_left: LATE_READS, is_put_off: false };
+        Ok(Stream::from(VirtualSocketStream::new(Box::new(late))))
     }
 }
 
-fn connect_error(error: &io::Error) -> Box<Error> {
+/// The error of a connection that was not made, as Pingora would have it.
+pub(super) fn connect_error(error: &io::Error) -> Box<Error> {
     let kind = match error.kind() {
         io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
         io::ErrorKind::TimedOut => ErrorType::ConnectTimedout,

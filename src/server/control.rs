@@ -129,7 +129,10 @@ fn listeners(core: &Core, settings: &Settings) -> Vec<ListenerStatus> {
         .into_iter()
         .map(|(name, address)| ListenerStatus {
             address: address.to_string(),
-            tls: settings.listeners.iter().any(|listener| listener.name == name && listener.tls),
+            tls: settings
+                .listeners
+                .iter()
+                .any(|listener| listener.name == name && listener.protocol.is_tls()),
             connections: connections
                 .iter()
                 .find(|(other, _)| *other == name)

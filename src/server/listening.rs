@@ -17,6 +17,7 @@ pub(super) fn listener_set(
     snapshot: &Arc<ArcSwap<Snapshot>>,
 ) -> ListenerSet {
     let for_tls = snapshot.clone();
+    let for_tunnels = snapshot.clone();
     let for_trust = snapshot.clone();
     ListenerSet::new(
         workers,
@@ -24,6 +25,7 @@ pub(super) fn listener_set(
         Arc::new(move |listener, server_name, local| {
             for_tls.load().tls_for(listener, server_name, local)
         }),
+        Arc::new(move |listener| for_tunnels.load().tunnel_of(listener)),
         Arc::new(move |address| {
             for_trust.load().trusted_proxies.iter().any(|network| network.contains(address))
         }),

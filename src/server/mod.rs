@@ -342,7 +342,18 @@ impl EdgeHandle {
         settings
             .listeners
             .iter()
-            .filter(|listener| listener.tls)
+            .filter(|listener| listener.protocol.is_tls())
+            .map(|listener| listener.name.to_string())
+            .collect()
+    }
+
+    /// Listeners that send TCP on, by name.
+    pub fn tcp_listeners(&self) -> Vec<String> {
+        let settings = self.core.settings();
+        settings
+            .listeners
+            .iter()
+            .filter(|listener| !listener.protocol.is_http())
             .map(|listener| listener.name.to_string())
             .collect()
     }

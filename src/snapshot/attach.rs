@@ -86,7 +86,7 @@ impl Live {
             bindings.push(site.listeners.clone());
             sites.push(Arc::new(self.attach_site(site)?));
         }
-        let upstreams = blueprint
+        let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()
             .map(|upstream| self.upstreams.attach(upstream))
@@ -95,7 +95,9 @@ impl Live {
             .listeners
             .iter()
             .map(|listener| {
-                (listener.name.clone(), listener_table(&config, listener, &sites, &bindings))
+                let mut table = listener_table(&config, listener, &sites, &bindings);
+                self.attach_tunnels(listener, &upstreams, access_log.as_ref(), &mut table);
+                (listener.name.clone(), table)
             })
             .collect();
         Ok(Snapshot {
@@ -184,9 +186,10 @@ fn listener_table(
 ) -> ListenerTable {
     let mut hosts = HostTable::default();
     let tls_listeners: HashMap<&Name, bool> =
-        config.listeners.iter().map(|l| (&l.name, l.tls)).collect();
+        config.listeners.iter().map(|l| (&l.name, l.protocol.is_tls())).collect();
     let is_on_tls =
         |names: &[Name]| names.iter().any(|name| tls_listeners.get(name) == Some(&true));
+    let is_tls = listener.protocol.is_tls();
     let mut is_named = false;
     for (site, names) in sites.iter().zip(bindings) {
         if names.contains(&listener.name) {
@@ -196,7 +199,7 @@ fn listener_table(
             }
         }
     }
-    if !listener.tls && listener.redirect_to_https.unwrap_or(!is_named) {
+    if !is_tls && listener.redirect_to_https.unwrap_or(!is_named) {
         for (site, names) in sites.iter().zip(bindings) {
             if !names.contains(&listener.name) && is_on_tls(names) {
                 for pattern in &site.hosts {
@@ -223,5 +226,12 @@ fn listener_table(
                 .find_map(|(site, _)| site.tls.clone()),
         ),
     };
-    ListenerTable { hosts, unknown, default_tls, tls: listener.tls, limits: listener.limits }
+    ListenerTable {
+        hosts,
+        unknown,
+        default_tls,
+        tunnel: None,
+        tls: is_tls,
+        limits: listener.limits,
+    }
 }

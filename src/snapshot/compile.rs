@@ -117,11 +117,11 @@ fn listeners_of(config: &Config, site: &SiteConfig) -> Vec<Name> {
     if let Some(names) = &site.listeners {
         return names.clone();
     }
-    let has_tls = config.listeners.iter().any(|listener| listener.tls);
+    let has_tls = config.listeners.iter().any(|listener| listener.protocol.is_tls());
     config
         .listeners
         .iter()
-        .filter(|listener| listener.tls == has_tls)
+        .filter(|listener| listener.protocol.is_http() && listener.protocol.is_tls() == has_tls)
         .map(|listener| listener.name.clone())
         .collect()
 }
@@ -135,8 +135,10 @@ fn compile_site(
     problems: &mut Problems,
 ) -> Option<SiteBlueprint> {
     let listeners = listeners_of(config, site);
-    let on_tls =
-        config.listeners.iter().any(|listener| listener.tls && listeners.contains(&listener.name));
+    let on_tls = config
+        .listeners
+        .iter()
+        .any(|listener| listener.protocol.is_tls() && listeners.contains(&listener.name));
     let (tls, is_disabled) =
         if on_tls { compile_tls(site, leniency, problems) } else { (None, false) };
     let chain_of = |names: &mut dyn Iterator<Item = &Name>| {

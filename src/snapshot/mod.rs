@@ -6,6 +6,7 @@
 mod attach;
 mod compile;
 mod site;
+mod tunnel;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -14,6 +15,7 @@ use foldhash::fast::RandomState;
 pub use attach::{AttachError, Live};
 pub use compile::{Blueprint, Leniency, compile};
 pub use site::{Route, Site, StaticAnswer, StaticBody, Target};
+pub use tunnel::Tunnel;
 
 use crate::{
     config::ListenerLimits,
@@ -56,6 +58,8 @@ pub struct ListenerTable {
     pub unknown: Unknown,
     /// The site whose certificate a handshake without a known name gets, where it gets one.
     pub default_tls: Option<Arc<SiteTls>>,
+    /// Where every connection goes, where the listener speaks no HTTP.
+    pub tunnel: Option<Arc<Tunnel>>,
     /// It speaks TLS.
     pub tls: bool,
     /// Its limits.
@@ -69,6 +73,8 @@ pub enum HostEntry {
     Site(Arc<Site>),
     /// A redirect to https: the site is on a TLS listener.
     RedirectToHttps(Arc<Site>),
+    /// Nothing here: TLS connections that ask for it are sent on as they are.
+    Passthrough(Arc<Tunnel>),
 }
 
 /// What an unknown host gets.
@@ -87,6 +93,8 @@ pub enum Unknown {
 pub enum TlsChoice {
     /// A site's policy and certificate.
     Use(Arc<SiteTls>),
+    /// None: the connection is sent on as it is.
+    Passthrough(Arc<Tunnel>),
     /// An `unrecognized_name` alert (RFC 6066, section 3).
     Refuse,
 }
@@ -100,8 +108,12 @@ impl Snapshot {
         local: Option<IpAddr>,
     ) -> TlsChoice {
         let Some(table) = self.listeners.get(listener) else { return TlsChoice::Refuse };
+        // A known site without a usable certificate is refused.
         let by_host = |host: &str| match table.hosts.find(host) {
-            Some(HostEntry::Site(site)) => Some(site.tls.clone()),
+            Some(HostEntry::Site(site)) => {
+                Some(site.tls.clone().map_or(TlsChoice::Refuse, TlsChoice::Use))
+            }
+            Some(HostEntry::Passthrough(tunnel)) => Some(TlsChoice::Passthrough(tunnel.clone())),
             Some(HostEntry::RedirectToHttps(_)) | None => None,
         };
         let found = match server_name {
@@ -112,10 +124,12 @@ impl Snapshot {
                 IpAddr::V6(v6) => by_host(&format!("[{v6}]")),
             }),
         };
-        // A known site without a usable certificate is refused; an unknown name gets the default's, where there is one.
-        match found {
-            Some(tls) => tls.map_or(TlsChoice::Refuse, TlsChoice::Use),
-            None => table.default_tls.clone().map_or(TlsChoice::Refuse, TlsChoice::Use),
-        }
+        // An unknown name gets the default's, where there is one.
+        found.unwrap_or_else(|| table.default_tls.clone().map_or(TlsChoice::Refuse, TlsChoice::Use))
+    }
+
+    /// Where the connections of `listener` are sent on to, where it speaks no HTTP.
+    pub fn tunnel_of(&self, listener: &str) -> Option<Arc<Tunnel>> {
+        self.listeners.get(listener)?.tunnel.clone()
     }
 }

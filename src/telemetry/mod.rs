@@ -8,7 +8,7 @@ pub mod logging;
 pub mod metrics;
 mod time;
 
-pub use access_log::{AccessLog, Entry};
+pub use access_log::{AccessLog, Entry, TunnelEntry};
 pub use config::{
     AccessLogConfig, AccessLogFormat, AccessLogOutput, LogFormat, LogLevel, RawAccessLog, RawLog,
 };

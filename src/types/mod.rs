@@ -9,6 +9,7 @@ mod host;
 mod key_path;
 mod name;
 mod problem;
+mod proxy_header;
 mod secret;
 mod text;
 
@@ -20,5 +21,6 @@ pub use host::{HostError, HostPattern};
 pub use key_path::{KeyPath, Segment};
 pub use name::Name;
 pub use problem::{Problem, Problems, Severity, did_you_mean};
+pub use proxy_header::{HeaderProgress, ProxyHeader, ProxyVersion};
 pub use secret::{SECRET_IN_PLACE, Secret, SecretSource};
 pub(crate) use text::deserialize_by_form;

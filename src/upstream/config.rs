@@ -3,10 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::raw::{
-    Balance, HealthCheckKind, RawEndpoint, RawHealthCheck, RawHealthCheckTable, RawStatuses,
-    RawTimeouts, RawUpstream, RawUpstreamTls, RawUpstreamTlsTable, UpstreamProtocol,
+    Balance, HealthCheckKind, RawEndpoint, RawHealthCheck, RawHealthCheckTable, RawProxyProtocol,
+    RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls, RawUpstreamTlsTable, UpstreamProtocol,
 };
-use crate::types::{EndpointAddress, KeyPath, Name, Problems, defaults};
+use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
 
 /// The highest weight of an endpoint.
 const MAX_WEIGHT: u32 = 1_000;
@@ -39,6 +39,8 @@ pub struct UpstreamConfig {
     pub host: Option<String>,
     /// How long an unused connection stays in the pool.
     pub pool_idle: Duration,
+    /// The PROXY header that connections begin with.
+    pub proxy_protocol: Option<ProxyVersion>,
 }
 
 /// An endpoint as configured.
@@ -184,6 +186,7 @@ impl RawUpstream {
             retries: self.retries.or(base.retries),
             host: self.host.clone().or_else(|| base.host.clone()),
             pool_idle: self.pool_idle.or(base.pool_idle),
+            proxy_protocol: self.proxy_protocol.or(base.proxy_protocol),
         }
     }
 
@@ -227,6 +230,11 @@ impl RawUpstream {
             tries,
             host,
             pool_idle: self.pool_idle.unwrap_or(defaults::POOL_IDLE).0,
+            proxy_protocol: match self.proxy_protocol {
+                None | Some(RawProxyProtocol::Off) => None,
+                Some(RawProxyProtocol::V1) => Some(ProxyVersion::V1),
+                Some(RawProxyProtocol::V2) => Some(ProxyVersion::V2),
+            },
         }
     }
 

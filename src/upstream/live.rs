@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     state::Registry,
-    types::{EndpointAddress, Name},
+    types::{EndpointAddress, Name, ProxyVersion},
 };
 
 use super::{
@@ -37,6 +37,7 @@ pub(super) struct HealthKey {
     pub(super) check: HealthCheckConfig,
     pub(super) protocol: UpstreamProtocol,
     pub(super) tls: Option<TlsIdentity>,
+    pub(super) proxy_protocol: Option<ProxyVersion>,
 }
 
 /// The long-lived state of all upstreams.

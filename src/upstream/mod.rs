@@ -6,6 +6,7 @@
 
 mod balance;
 mod config;
+mod connect;
 mod discovery;
 mod dns;
 mod endpoint;
@@ -34,6 +35,7 @@ use rustls_pki_types::ServerName;
 pub use config::{
     EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig, UpstreamTlsConfig,
 };
+pub use connect::{EndpointStream, connect};
 pub use discovery::{Discovered, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::{Dns, SharedResolver};
 pub use endpoint::{Endpoint, InFlight, Tried};
@@ -42,8 +44,8 @@ pub use keep_alive::parse_keep_alive;
 pub use live::Live;
 pub use raw::{
     Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawHealthCheck, RawHealthCheckTable,
-    RawRetries, RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls, RawUpstreamTlsTable,
-    UpstreamProtocol,
+    RawProxyProtocol, RawRetries, RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls,
+    RawUpstreamTlsTable, UpstreamProtocol,
 };
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 

@@ -15,16 +15,14 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use crate::types::EndpointAddress;
+use crate::types::{EndpointAddress, ProxyHeader, ProxyVersion};
 
 use super::{
     config::HealthCheckConfig,
+    connect::connect,
     raw::{HealthCheckKind, UpstreamProtocol},
 };
 
@@ -68,6 +66,8 @@ pub(super) struct Probe {
     tls: Option<ProbeTls>,
     /// The Host header.
     authority: String,
+    /// The PROXY header that its connections begin with: nobody's.
+    opening: Vec<u8>,
 }
 
 /// Anything that bytes go through.
@@ -86,7 +86,17 @@ impl Probe {
         if let (EndpointAddress::Ip(address), Some(port)) = (&mut address, check.port) {
             address.set_port(port);
         }
-        Self { check, address, protocol, tls, authority }
+        Self { check, address, protocol, tls, authority, opening: Vec::new() }
+    }
+
+    /// Its connections begin with a PROXY header, unless the check has a port of its own, which is not the one that clients
+    /// are announced to.
+    pub(super) fn announced_by(mut self, version: Option<ProxyVersion>) -> Self {
+        self.opening = match version {
+            Some(version) if self.check.port.is_none() => ProxyHeader::Local.encode(version),
+            _ => Vec::new(),
+        };
+        self
     }
 
     pub(super) fn check(&self) -> &HealthCheckConfig {
@@ -101,9 +111,9 @@ impl Probe {
     }
 
     async fn attempt(&self) -> Result<(), ProbeError> {
-        let stream = self.connect().await.map_err(ProbeError::Connect)?;
+        let stream = connect(&self.address, &self.opening).await.map_err(ProbeError::Connect)?;
         let (stream, is_http2): (Box<dyn Io>, bool) = match &self.tls {
-            None => (stream, self.protocol == UpstreamProtocol::Http2),
+            None => (Box::new(stream), self.protocol == UpstreamProtocol::Http2),
             Some(tls) => {
                 let stream = TlsConnector::from(Arc::clone(&tls.config))
                     .connect(tls.server_name.clone(), stream)
@@ -118,20 +128,6 @@ impl Probe {
             HealthCheckKind::Http if is_http2 => self.ask_http2(stream).await,
             HealthCheckKind::Http => self.ask_http1(stream).await,
         }
-    }
-
-    async fn connect(&self) -> io::Result<Box<dyn Io>> {
-        Ok(match &self.address {
-            EndpointAddress::Ip(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Box::new(stream)
-            }
-            EndpointAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            EndpointAddress::Dns(..) => {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "a host name"));
-            }
-        })
     }
 
     async fn ask_http1(&self, stream: Box<dyn Io>) -> Result<(), ProbeError> {

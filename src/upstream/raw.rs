@@ -36,6 +36,11 @@ pub struct RawUpstream {
     /// How long an unused connection stays in the pool. The endpoint's own `Keep-Alive` header goes before it where it is shorter.
     #[schemars(extend("default" = defaults::POOL_IDLE.to_string()))]
     pub pool_idle: Option<HumanDuration>,
+    /// Each connection to an endpoint begins with a PROXY header of this version, which names the client: `"v1"`, `"v2"`, or
+    /// `"off"`. Connections then carry requests of one client connection only. Health checks send `UNKNOWN` (v1) or `LOCAL` (v2), and no header
+    /// to a `port` of their own.
+    #[schemars(extend("default" = "off"))]
+    pub proxy_protocol: Option<RawProxyProtocol>,
 }
 
 /// One endpoint, as written.
@@ -88,6 +93,18 @@ pub enum UpstreamProtocol {
     Http2,
     /// HTTP/2 where ALPN offers it, else HTTP/1.1; needs `tls`.
     Auto,
+}
+
+/// The PROXY header that connections to endpoints begin with, as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawProxyProtocol {
+    /// None; an inherited one is dropped.
+    Off,
+    /// Version 1: text.
+    V1,
+    /// Version 2: binary.
+    V2,
 }
 
 /// `tls` of an upstream, as written.
@@ -208,7 +225,7 @@ pub struct RawTimeouts {
     /// Silence inside an answer.
     #[schemars(extend("default" = defaults::UPSTREAM_IDLE.to_string()))]
     pub idle: Option<HumanDuration>,
-    /// Silence on a WebSocket, an event stream or a gRPC stream.
+    /// Silence on a WebSocket, an event stream or a gRPC stream, and on a connection that is sent on as TCP.
     #[schemars(extend("default" = defaults::STREAM_IDLE.to_string()))]
     pub stream_idle: Option<HumanDuration>,
     /// The whole exchange, all tries together. Not for streams. Default: none.

@@ -266,6 +266,7 @@ impl EndpointSet {
             check: check.clone(),
             protocol: config.protocol,
             tls: tls.map(super::tls::UpstreamTls::identity),
+            proxy_protocol: config.proxy_protocol,
         };
         let probe_tls =
             self.blueprint.probe_tls.as_ref().zip(server_name).and_then(|(config, server_name)| {
@@ -274,7 +275,8 @@ impl EndpointSet {
             });
         let health = self.live.health(key, || {
             let probe =
-                Probe::new(check.clone(), address.clone(), config.protocol, probe_tls, authority);
+                Probe::new(check.clone(), address.clone(), config.protocol, probe_tls, authority)
+                    .announced_by(config.proxy_protocol);
             Health::new(config.name.clone(), address.clone(), probe)
         });
         let watcher: Weak<dyn Watch> = Weak::clone(&self.this) as Weak<dyn Watch>;

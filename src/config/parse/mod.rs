@@ -3,6 +3,7 @@
 //! Everything that is wrong is reported. What the decoder took out is known here, so that nothing is reported twice.
 
 mod reach;
+mod sent_on;
 mod sites;
 mod upstreams;
 
@@ -11,8 +12,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{Config, ListenerConfig, raw::Raw, tree::Node};
-use crate::types::{KeyPath, ListenAddress, Name, Problems, Segment, did_you_mean};
+use super::{Config, ListenerConfig, raw::Raw, sent_on::RawSendTo, tree::Node};
+use crate::types::{Cidr, KeyPath, ListenAddress, Name, Problems, Segment, did_you_mean};
 
 /// What the parser is told beside [`Raw`].
 pub(super) struct Context<'a> {
@@ -38,14 +39,15 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
     let root = KeyPath::root();
     let server = raw.server.parse(&root.key("server"), problems);
     let admin = raw.admin.parse(&root.key("admin"), problems);
-    let listeners = parse_listeners(raw, context, problems);
+    let mut upstreams = upstreams::Upstreams::parse(raw, context, problems);
+    let listeners =
+        parse_listeners(raw, context, &server.trusted_proxies, &mut upstreams, problems);
     check_addresses(&listeners, admin.address.as_ref(), problems);
     let policies = raw
         .policies
         .iter()
         .map(|(name, policy)| policy.parse(name, &root.key("policies").key(name), problems))
         .collect();
-    let mut upstreams = upstreams::Upstreams::parse(raw, context, problems);
     let sites = sites::parse(raw, context, &listeners, &mut upstreams, problems);
     for site in &sites {
         reach::warn_of_unreachable(site, problems);
@@ -60,7 +62,10 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
     if !problems.has_errors() {
         warn_of_unused(raw, problems);
     }
-    if raw.sites.is_empty() && raw.allow_empty != Some(true) {
+    let sends_on = listeners.iter().any(|listener| {
+        !listener.protocol.is_http() || !listener.protocol.passthrough().is_empty()
+    });
+    if raw.sites.is_empty() && !sends_on && raw.allow_empty != Some(true) {
         problems
             .error(&root.key("sites"), "the configuration has no sites")
             .at_key()
@@ -170,9 +175,17 @@ impl<'a> Names<'a> {
 fn parse_listeners(
     raw: &Raw,
     context: &Context<'_>,
+    trusted_proxies: &[Cidr],
+    upstreams: &mut upstreams::Upstreams<'_>,
     problems: &mut Problems,
 ) -> Vec<ListenerConfig> {
     let path = KeyPath::of(&["listeners"]);
+    let mut parse = |listener: &super::RawListener, name: &Name, problems: &mut Problems| {
+        let upstream = |to: &RawSendTo<'_>, path: &KeyPath, problems: &mut Problems| {
+            sent_on::upstream(to, path, upstreams, problems)
+        };
+        listener.parse(name, &path.key(name), trusted_proxies, upstream, problems)
+    };
     let is_section_empty = raw.listeners.is_empty() && context.is_written(&path);
     if is_section_empty && raw.allow_empty != Some(true) {
         problems
@@ -184,7 +197,7 @@ fn parse_listeners(
         return raw
             .listeners
             .iter()
-            .filter_map(|(name, listener)| listener.parse(name, &path.key(name), problems))
+            .filter_map(|(name, listener)| parse(listener, name, problems))
             .collect();
     }
     [("http", "[::]:80", false), ("https", "[::]:443", true)]
@@ -195,7 +208,7 @@ fn parse_listeners(
                 tls: Some(*tls),
                 ..Default::default()
             };
-            listener.parse(&name.parse().ok()?, &path.key(name), problems)
+            parse(&listener, &name.parse().ok()?, problems)
         })
         .collect()
 }
@@ -250,10 +263,17 @@ fn warn_of_unused(raw: &Raw, problems: &mut Problems) {
             policies.extend(&route.policies);
         }
     }
+    for listener in raw.listeners.values() {
+        upstreams.extend(listener.tcp.as_ref().and_then(|tcp| tcp.upstream.as_ref()));
+        upstreams.extend(listener.passthrough.values().flat_map(|sent_on| &sent_on.upstream));
+    }
     upstreams.extend(raw.upstreams.values().filter_map(|upstream| upstream.like.as_ref()));
     for name in raw.upstreams.keys().filter(|name| !upstreams.contains(name)) {
         problems
-            .warning(&KeyPath::of(&["upstreams", name]), "no route uses this upstream")
+            .warning(
+                &KeyPath::of(&["upstreams", name]),
+                "no route and no listener uses this upstream",
+            )
             .at_key();
     }
     for name in raw.policies.keys().filter(|name| !policies.contains(name)) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::HeaderValue;
 
-use super::{Context, Names, upstreams::Upstreams};
+use super::{Context, Names, sent_on, upstreams::Upstreams};
 use crate::{
     config::{ErrorPageConfig, ListenerConfig, RawErrorPage, RawSite, SiteConfig, raw::Raw},
     route::{RawRoute, RespondBody, RouteConfig, default_max_body_bytes},
@@ -31,6 +31,11 @@ pub(super) fn parse(
         sites.push(parser.parse(upstreams));
     }
     check_hosts(&sites, listeners, problems);
+    check_listeners(&sites, listeners, problems);
+    let names_of = |site: &SiteConfig| {
+        listeners_of(site, listeners).iter().map(|listener| listener.name.clone()).collect()
+    };
+    sent_on::check_hosts(&sites, names_of, listeners, problems);
     if !problems.has_errors() {
         warn_of_acme(&sites, listeners, problems);
     }
@@ -306,16 +311,47 @@ impl Parser<'_> {
     }
 }
 
-/// The listeners a site is on: those it names, else those that speak TLS, else all.
+/// The listeners a site is on: those it names, else those that speak TLS, else all that speak HTTP.
 fn listeners_of<'a>(site: &SiteConfig, listeners: &'a [ListenerConfig]) -> Vec<&'a ListenerConfig> {
-    let has_tls = listeners.iter().any(|listener| listener.tls);
+    let has_tls = listeners.iter().any(|listener| listener.protocol.is_tls());
     listeners
         .iter()
         .filter(|listener| match &site.listeners {
             Some(named) => named.contains(&listener.name),
-            None => listener.tls == has_tls,
+            None => listener.protocol.is_http() && listener.protocol.is_tls() == has_tls,
         })
         .collect()
+}
+
+/// A site is on listeners that speak HTTP, and on one of them at least.
+fn check_listeners(sites: &[SiteConfig], listeners: &[ListenerConfig], problems: &mut Problems) {
+    for site in sites {
+        let Some(names) = &site.listeners else {
+            if !listeners.is_empty() && listeners_of(site, listeners).is_empty() {
+                problems
+                    .error(
+                        &site.path,
+                        "no listener speaks HTTP, so that nobody could reach the site",
+                    )
+                    .at_key()
+                    .help("add a listener without `tcp`");
+            }
+            continue;
+        };
+        for (i, name) in names.iter().enumerate() {
+            let sends_on = listeners
+                .iter()
+                .find(|listener| listener.name == *name && !listener.protocol.is_http());
+            if let Some(listener) = sends_on {
+                problems
+                    .error(
+                        &site.path.key("listeners").index(i),
+                        format!("the listener \"{name}\" sends TCP on and speaks no HTTP"),
+                    )
+                    .related(listener.path.key("tcp"), "sent on by this");
+            }
+        }
+    }
 }
 
 /// One host on one listener belongs to one site.
@@ -347,7 +383,7 @@ fn check_hosts(sites: &[SiteConfig], listeners: &[ListenerConfig], problems: &mu
 fn warn_of_acme(sites: &[SiteConfig], listeners: &[ListenerConfig], problems: &mut Problems) {
     let uses_acme = |site: &&SiteConfig| {
         site.certificate == CertificateSource::Acme
-            && listeners_of(site, listeners).iter().any(|listener| listener.tls)
+            && listeners_of(site, listeners).iter().any(|listener| listener.protocol.is_tls())
     };
     let using: Vec<&SiteConfig> = sites.iter().filter(uses_acme).collect();
     let [first, others @ ..] = using.as_slice() else { return };

@@ -41,6 +41,16 @@ impl<'a> Upstreams<'a> {
         self.known.check(name, path, problems);
     }
 
+    /// Where an upstream says that it speaks TLS to its endpoints, if it does.
+    pub(super) fn tls_of(&self, name: &Name) -> Option<KeyPath> {
+        let upstream = self.parsed.get(name).filter(|upstream| upstream.tls.is_some())?;
+        let own = upstream.path.key("tls");
+        let defaults = KeyPath::of(&["upstream_defaults", "tls"]);
+        // What neither of them has is taken from another by `like`.
+        let written = [own, defaults].into_iter().find(|path| self.context.is_written(path));
+        Some(written.unwrap_or_else(|| upstream.path.clone()))
+    }
+
     /// Adds the upstream that only the site or route at `path` has.
     pub(super) fn add_implicit(
         &mut self,

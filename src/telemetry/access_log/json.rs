@@ -80,11 +80,11 @@ fn headers(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) -> io::Result
     Ok(())
 }
 
-fn optional(line: &mut Vec<u8>, key: &str, value: Option<&str>) -> io::Result<()> {
+pub(super) fn optional(line: &mut Vec<u8>, key: &str, value: Option<&str>) -> io::Result<()> {
     value.map_or(Ok(()), |value| text(line, key, value.as_bytes()))
 }
 
-fn text(line: &mut Vec<u8>, key: &str, value: &[u8]) -> io::Result<()> {
+pub(super) fn text(line: &mut Vec<u8>, key: &str, value: &[u8]) -> io::Result<()> {
     line.extend_from_slice(b",\"");
     line.extend_from_slice(key.as_bytes());
     line.extend_from_slice(b"\":");
@@ -109,6 +109,6 @@ fn string(line: &mut Vec<u8>, value: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn milliseconds(line: &mut Vec<u8>, duration: Duration) -> io::Result<()> {
+pub(super) fn milliseconds(line: &mut Vec<u8>, duration: Duration) -> io::Result<()> {
     write!(line, "{}.{:03}", duration.as_millis(), duration.subsec_micros() % 1_000)
 }

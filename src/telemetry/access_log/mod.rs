@@ -9,6 +9,7 @@
 mod combined;
 mod json;
 mod mask;
+mod tunnel;
 mod writer;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 
 use prometheus::IntCounter;
 
+pub use self::tunnel::TunnelEntry;
 use self::{mask::Masks, writer::Queue};
 use super::config::{AccessLogConfig, AccessLogFormat};
 use crate::types::EndpointAddress;

@@ -14,6 +14,7 @@ mod names;
 mod reference;
 mod route;
 mod series;
+mod tunnel;
 
 use std::{
     sync::{
@@ -33,9 +34,11 @@ pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
         ConnectionRefused, HandshakeFailure, HeadRefused, ReloadResult, RequestRefused, TlsVersion,
+        TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
+    tunnel::{OpenTunnel, TunnelMetrics},
 };
 use crate::types::{EndpointAddress, Name};
 
@@ -147,6 +150,7 @@ pub struct Metrics {
     routes: Kept<RouteKey, RouteMetrics>,
     listeners: Kept<Arc<str>, ListenerMetrics>,
     upstreams: Kept<Arc<str>, UpstreamMetrics>,
+    tunnels: tunnel::Tunnels,
 }
 
 /// One family a name but for those of routes (`series.rs`); `names.rs` says what each of them means.
@@ -199,6 +203,7 @@ impl Metrics {
         let requests_refused = CounterBy::new(&counters(&names::REQUESTS_REFUSED), &[]);
         let reloads = CounterBy::new(&counters(&names::RELOADS), &[]);
         Arc::new(Self {
+            tunnels: tunnel::Tunnels::new(&registry),
             registry,
             families,
             requests_refused,
@@ -237,6 +242,16 @@ impl Metrics {
         self.upstreams.resolve(name.into(), |name| UpstreamMetrics {
             retries: self.families.retries.with_label_values(&[&**name]),
         })
+    }
+
+    /// The counters of connections that a listener sends on to an upstream; `passthrough` where the server name chooses it.
+    pub fn tunnel(
+        &self,
+        listener: &str,
+        passthrough: Option<&str>,
+        upstream: &str,
+    ) -> Arc<TunnelMetrics> {
+        self.tunnels.resolve(listener, passthrough, upstream)
     }
 
     /// Counts a request that was refused before a route was found.
@@ -287,6 +302,7 @@ impl Metrics {
             CounterBy::<HandshakeFailure>::remove(&families.tls_handshake_failures, &labels);
             CounterBy::<HeadRefused>::remove(&families.heads_refused, &labels);
         });
+        self.tunnels.sweep(now);
         self.upstreams.sweep(now, |name| {
             let _ = families.retries.remove_label_values(&[&**name]);
         });

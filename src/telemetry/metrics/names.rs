@@ -83,6 +83,18 @@ definitions! {
         HEADS_REFUSED: Counter "tidegate_heads_refused_total" ["listener", "reason"]
             "Request heads refused by a limit or a deadline of the listener.";
     }
+    "Connections sent on": {
+        TUNNELS: Gauge "tidegate_tunnels" ["listener", "passthrough", "upstream"]
+            "Open connections that are sent on as they are. `passthrough` is empty where the listener sends everything on.";
+        TUNNELS_TOTAL: Counter "tidegate_tunnels_total" ["listener", "passthrough", "upstream", "end"]
+            "Ended connections that were sent on, or should have been, by how they ended.";
+        TUNNEL_RECEIVED: Counter "tidegate_tunnel_received_bytes_total" ["listener", "passthrough", "upstream"]
+            "Bytes taken from clients and sent on to endpoints.";
+        TUNNEL_SENT: Counter "tidegate_tunnel_sent_bytes_total" ["listener", "passthrough", "upstream"]
+            "Bytes taken from endpoints and sent to clients.";
+        TUNNEL_DURATION: Histogram "tidegate_tunnel_duration_seconds" ["listener", "passthrough", "upstream"]
+            "How long connections that were sent on lived.";
+    }
     "Upstreams": {
         RETRIES: Counter "tidegate_upstream_retries_total" ["upstream"]
             "Tries after the first one.";
@@ -130,6 +142,10 @@ pub(super) const OWN_BUCKETS: &[f64] = &[
     0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 10.0,
     60.0,
 ];
+
+/// Upper bounds of the life of a connection that is sent on, in seconds: up to half a day.
+pub(super) const TUNNEL_BUCKETS: &[f64] =
+    &[0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 1_800.0, 7_200.0, 43_200.0];
 
 /// Values of `status`, by index; the last is for requests without an answer.
 pub(super) const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
@@ -198,7 +214,7 @@ label_values! {
         Limit = "limit",
         /// The client address has as many as it may.
         ClientLimit = "client_limit",
-        /// The PROXY header is missing, malformed, or from somebody who is not trusted.
+        /// The PROXY header is missing, malformed, or did not come in time.
         ProxyHeader = "proxy_header",
         /// The edge is ending.
         Draining = "draining",
@@ -220,6 +236,8 @@ label_values! {
         Closed = "closed",
         /// The first bytes are no TLS.
         NotTls = "not_tls",
+        /// The client's first message is too long.
+        HelloTooLong = "hello_too_long",
         /// No site has the name asked for, or none was asked for.
         UnknownHost = "unknown_host",
         /// The site has no certificate that can be used.
@@ -248,6 +266,25 @@ label_values! {
         /// It can't be read, or in two ways (400).
         Malformed = "malformed",
     }
+    /// How a connection that was sent on ended.
+    TunnelEnd {
+        /// Both sides had said all they had to say.
+        Closed = "closed",
+        /// Neither side said anything for too long.
+        Idle = "idle",
+        /// The client broke it off.
+        ClientReset = "client_reset",
+        /// The endpoint broke it off.
+        EndpointReset = "endpoint_reset",
+        /// The listener or the edge has ended.
+        Drained = "drained",
+        /// No endpoint is healthy, or none is known.
+        NoEndpoint = "no_endpoint",
+        /// No endpoint took it.
+        ConnectFailed = "connect_failed",
+        /// No endpoint took it in time.
+        ConnectTimeout = "connect_timeout",
+    }
     /// How a reload ended.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -268,6 +305,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
     }
     match (definition.name, label) {
         (_, "status") => Some(STATUS_CLASSES.to_vec()),
+        (_, "end") => Some(all::<TunnelEnd>()),
         (_, "result") => Some(all::<ReloadResult>()),
         (name, "reason") if name == REQUESTS_REFUSED.name => Some(all::<RequestRefused>()),
         (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::names::{BUCKETS, OWN_BUCKETS, OWN_DURATION, SECTIONS, values_of};
+use super::names::{
+    BUCKETS, OWN_BUCKETS, OWN_DURATION, SECTIONS, TUNNEL_BUCKETS, TUNNEL_DURATION, values_of,
+};
 
 /// The reference as Markdown: names, types, labels, meaning. It is `docs/reference/metrics.md`.
 pub fn reference() -> String {
@@ -50,10 +52,12 @@ pub fn reference() -> String {
         |buckets: &[f64]| buckets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let _ = write!(
         text,
-        "\n## Buckets\n\nUpper bounds in seconds: {}.\n\nOf `{}`: {}.\n",
+        "\n## Buckets\n\nUpper bounds in seconds: {}.\n\nOf `{}`: {}.\n\nOf `{}`: {}.\n",
         bounds(BUCKETS),
         OWN_DURATION.name,
-        bounds(OWN_BUCKETS)
+        bounds(OWN_BUCKETS),
+        TUNNEL_DURATION.name,
+        bounds(TUNNEL_BUCKETS)
     );
     text
 }

@@ -23,6 +23,7 @@ fn every_metric_can_be_registered() {
     route.finished(200, Duration::from_millis(3), Some(Duration::from_millis(2)), 1, 2);
     let _listener = metrics.listener("https");
     let _upstream = metrics.upstream("web");
+    let _tunnel = metrics.tunnel("pg", None, "web");
     let certificate = CertificateSample { site: "shop".parse().unwrap(), not_after: 9 };
     let text = metrics.render(&[sample("10.0.0.1:80", true)], &[certificate]);
     for (_, definitions) in names::SECTIONS {

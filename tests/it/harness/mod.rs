@@ -14,5 +14,5 @@ mod runtime;
 pub use certificate::{Authority, Certificate};
 pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
 pub use edge::{Edge, Launch};
-pub use origin::{Origin, RawOrigin};
+pub use origin::{Origin, Play, RawOrigin, TcpOrigin};
 pub use runtime::{block_on, spawn};

@@ -61,8 +61,22 @@ impl Raw {
     /// # Errors
     /// [`FailureKind::Connect`] or [`FailureKind::Tls`].
     pub fn connect_tls(address: impl std::fmt::Display, tls: &Tls) -> Result<Self, Failure> {
+        Self::connect_tls_after(address, b"", tls)
+    }
+
+    /// Connects, sends these bytes and shakes hands.
+    ///
+    /// # Errors
+    /// [`FailureKind::Connect`] or [`FailureKind::Tls`].
+    pub fn connect_tls_after(
+        address: impl std::fmt::Display,
+        first: &[u8],
+        tls: &Tls,
+    ) -> Result<Self, Failure> {
         let address = address.to_string();
-        let Stream::Tcp(mut socket) = Self::try_connect(&address)?.stream else {
+        let mut raw = Self::try_connect(&address)?;
+        raw.try_send(first).map_err(|error| Failure::new(FailureKind::Connect, error))?;
+        let Stream::Tcp(mut socket) = raw.stream else {
             return Err(Failure::new(FailureKind::Connect, "TLS is for TCP here"));
         };
         let mut connection = tls.connection(&address);

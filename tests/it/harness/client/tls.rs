@@ -158,6 +158,13 @@ impl Tls {
         Ok(Handshake::of(&connection))
     }
 
+    /// The first message of a handshake, as one record.
+    pub fn client_hello(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.connection("127.0.0.1:0").write_tls(&mut bytes).expect("a vector takes bytes");
+        bytes
+    }
+
     pub(super) fn connection(&self, address: &str) -> ClientConnection {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         ClientConnection::new(self.config(&[]), self.name(host)).expect("a client")

@@ -49,8 +49,12 @@ pub fn complete(text: &str, addresses: &[String], directory: &Path) -> String {
     }
     if sites.is_none() && !has_sites_elsewhere {
         added.push_str("[sites.test]\nhosts = [\"localhost\", \"127.0.0.1\"]\n");
+        // A listener that sends TCP on has no sites.
         let names: Vec<&str> = match table.get("listeners").and_then(Value::as_table) {
-            Some(listeners) => listeners.keys().map(String::as_str).collect(),
+            Some(listeners) => {
+                let http = listeners.iter().filter(|(_, listener)| listener.get("tcp").is_none());
+                http.map(|(name, _)| name.as_str()).collect()
+            }
             None => vec!["http", "https"],
         };
         let _ = writeln!(added, "listeners = {names:?}");

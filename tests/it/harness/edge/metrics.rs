@@ -1,6 +1,6 @@
 //! Reading `/metrics`: the text form of Prometheus, version 0.0.4.
 
-use crate::harness::{Origin, RawOrigin};
+use crate::harness::{Origin, RawOrigin, TcpOrigin};
 
 /// Names and values of labels.
 type Pairs = Vec<(String, String)>;
@@ -30,6 +30,12 @@ impl Labels for &Origin {
 }
 
 impl Labels for &RawOrigin {
+    fn pairs(&self) -> Vec<(String, String)> {
+        vec![("endpoint".to_owned(), self.address())]
+    }
+}
+
+impl Labels for &TcpOrigin {
     fn pairs(&self) -> Vec<(String, String)> {
         vec![("endpoint".to_owned(), self.address())]
     }

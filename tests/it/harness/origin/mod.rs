@@ -10,6 +10,7 @@ mod listening;
 mod raw;
 mod recorded;
 mod service;
+mod tcp;
 
 use std::{
     fmt,
@@ -33,6 +34,7 @@ pub use grpc::{EchoMessage, SERVICE as GRPC_SERVICE};
 pub use raw::{RawOrigin, Step};
 pub use recorded::{Recorded, hex};
 pub use service::pattern;
+pub use tcp::{Play, TcpOrigin};
 
 use super::runtime::{block_on, spawn};
 use builder::Options;
