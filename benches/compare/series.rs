@@ -77,6 +77,7 @@ pub(crate) struct Fixed {
     pub(crate) p95_ms: Spread,
     pub(crate) p99_ms: Spread,
     pub(crate) cpu_seconds_per_10k: Spread,
+    pub(crate) disturbed: Spread,
     pub(crate) memory_mib: Spread,
 }
 
@@ -86,6 +87,17 @@ pub(crate) struct Quiet {
     pub(crate) p95_ms: Spread,
     pub(crate) direct_p95_ms: Spread,
     pub(crate) added_p95_ms: Spread,
+    pub(crate) disturbed: Spread,
+}
+
+impl ContestantResult {
+    /// The worst of what disturbed it, as a part of the time.
+    pub(crate) fn disturbed(&self) -> f64 {
+        let full = self.full.as_ref().map(|full| full.disturbed.median);
+        let fixed = self.fixed.as_ref().map(|fixed| fixed.disturbed.median);
+        let quiet = self.quiet.as_ref().map(|quiet| quiet.disturbed.median);
+        [full, fixed, quiet].into_iter().flatten().fold(0.0, f64::max)
+    }
 }
 
 /// Over the rounds.
@@ -309,6 +321,7 @@ impl Lane {
                 p95_ms: over(&fixed, &at(0.95)),
                 p99_ms: over(&fixed, &at(0.99)),
                 cpu_seconds_per_10k: over(&fixed, &cpu),
+                disturbed: over(&fixed, &|outcome| outcome.usage.disturbed),
                 memory_mib: over(&fixed, &|outcome| outcome.memory_mib),
             }),
             quiet: (!quiet.is_empty()).then(|| Quiet {
@@ -320,6 +333,7 @@ impl Lane {
                 added_p95_ms: Spread::of(
                     quiet.iter().map(|(proxied, direct)| added_p95(proxied, direct)),
                 ),
+                disturbed: Spread::of(quiet.iter().map(|(proxied, _)| proxied.usage.disturbed)),
             }),
             failed,
             failures,

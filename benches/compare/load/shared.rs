@@ -171,7 +171,10 @@ impl Shared {
         // Requests that were due in the window and found no free client were not served in time.
         if self.interval.is_some() {
             let waiting = self.due.available_permits() as u64;
-            self.failed.set(self.failed.get() + waiting);
+            if waiting > 0 {
+                self.failed.set(self.failed.get() + waiting);
+                *self.failure.borrow_mut() = Some("due, and no connection was free".to_owned());
+            }
         }
         self.due.close();
         Mark { at, answered: self.answered.get() }

@@ -10,6 +10,9 @@ use crate::{
     series::{ContestantResult, SeriesResult, Spread},
 };
 
+/// Part of the time that something else may have the proxy's core in a run that counts.
+const MOST_DISTURBED: f64 = 0.05;
+
 /// What was measured, and on what.
 pub(crate) fn heading(report: &Report<'_>) -> String {
     let machine = &report.machine;
@@ -80,7 +83,7 @@ pub(crate) fn series(result: &SeriesResult) -> String {
             "At {} {unit} a second for all (open loop):",
             thousands(rate.unwrap_or_default(), 0)
         ),
-        &["", "p50, ms", "p95, ms", "p99, ms", &cpu, "memory, MiB"],
+        &["", "p50, ms", "p95, ms", "p99, ms", &cpu, "disturbed", "memory, MiB"],
         &each(&|one| {
             let fixed = one.fixed.as_ref()?;
             Some(vec![
@@ -88,6 +91,7 @@ pub(crate) fn series(result: &SeriesResult) -> String {
                 spread(fixed.p95_ms, 3),
                 spread(fixed.p99_ms, 3),
                 of_proxy(one, spread(fixed.cpu_seconds_per_10k, 3)),
+                percent(fixed.disturbed.median),
                 of_proxy(one, format!("{:.1}", fixed.memory_mib.median)),
             ])
         }),
@@ -95,7 +99,7 @@ pub(crate) fn series(result: &SeriesResult) -> String {
     table(
         &mut text,
         "At 30 % of what each can do (open loop):",
-        &["", &per_second, "p95, ms", "direct p95, ms", "added p95, ms"],
+        &["", &per_second, "p95, ms", "direct p95, ms", "added p95, ms", "disturbed"],
         &each(&|one| {
             let quiet = one.quiet.as_ref()?;
             Some(vec![
@@ -103,6 +107,7 @@ pub(crate) fn series(result: &SeriesResult) -> String {
                 spread(quiet.p95_ms, 3),
                 spread(quiet.direct_p95_ms, 3),
                 spread(quiet.added_p95_ms, 3),
+                percent(quiet.disturbed.median),
             ])
         }),
     );
@@ -139,6 +144,20 @@ pub(crate) fn verdicts(report: &Report<'_>) -> String {
         .collect();
     let mut text = String::new();
     table(&mut text, "## Goals", &["", "measured", "at most", ""], &rows);
+    let results = report.series.iter().flat_map(|series| &series.contestants);
+    let disturbed = results
+        .filter(|one| one.contestant != Contestant::Direct)
+        .map(ContestantResult::disturbed)
+        .fold(0.0, f64::max);
+    if disturbed > MOST_DISTURBED {
+        // Writing to a String never fails.
+        let _ = writeln!(
+            text,
+            "Something else had the proxy's core for up to {} of the time: the latencies and the requests a second\n\
+             are not to be trusted, the CPU seconds are too high. Run it again on a machine that does nothing else.\n",
+            percent(disturbed)
+        );
+    }
     text
 }
 
