@@ -111,7 +111,7 @@ pub(crate) fn series(result: &SeriesResult) -> String {
             ])
         }),
     );
-    for one in result.contestants.iter().filter(|one| one.failed > 0) {
+    for one in result.contestants.iter().filter(|one| one.failed > 0 || !one.failures.is_empty()) {
         let _ = writeln!(
             text,
             "{} {unit} of {} failed: {}\n",
