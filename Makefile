@@ -1,12 +1,12 @@
 # What one does with this package. Each target is a line or a plain script in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench reference
+.PHONY: help run test test-slow check bench bench-compare reference
 
 # More arguments for the command behind a target: make test ARGS=layers
 ARGS ?=
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## build the release binary and start the edge with three demo origins
 	@scripts/setup.sh build
@@ -28,6 +28,11 @@ check: ## formatting, lints, docs, licences, layers, shell scripts
 bench: ## micro-benchmarks of the request path
 	@scripts/setup.sh build
 	cargo bench --locked --bench hot_path -- $(ARGS)
+
+bench-compare: ## beside nginx, HAProxy and bare Pingora: ARGS=--quick, ARGS=--help
+	@scripts/setup.sh build
+	@scripts/setup.sh compare
+	cargo bench --locked --bench compare -- $(ARGS)
 
 reference: ## write docs/reference and the schema anew, from the code
 	@scripts/setup.sh build

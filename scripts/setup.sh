@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Installs what a build or the tests need and is missing: setup.sh build | test. Quick when nothing is missing.
+# Installs what a build, the tests or the comparison need and is missing: setup.sh build | test | compare. Quick when
+# nothing is missing.
 set -euo pipefail
+# Servers are in here, which not every user's PATH has.
+PATH="$PATH:/usr/sbin:/sbin"
 
 missing=()
 need() { # need COMMAND PACKAGE
@@ -14,6 +17,12 @@ if [ "${1:-build}" = test ]; then
   need curl curl
   need h2load nghttp2-client
   need nghttp nghttp2-client
+fi
+if [ "${1:-build}" = compare ]; then
+  need nginx nginx
+  need haproxy haproxy
+  need taskset util-linux
+  need setpriv util-linux
 fi
 
 if ! command -v cargo >/dev/null; then
@@ -36,10 +45,27 @@ if [ "$(id -u)" -ne 0 ]; then
   as_root=(sudo)
 fi
 
+# Debian starts a server when it installs one, on port 80. We only want the program, so say no for so long, unless the
+# machine has its own say already; what is installed here is not started at boot either.
+policy=/usr/sbin/policy-rc.d
+if [ "${1:-build}" = compare ] && [ ! -e "$policy" ]; then
+  trap '"${as_root[@]}" rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+  "${as_root[@]}" chmod 755 "$policy"
+fi
+
 echo "setup: installing ${missing[*]}"
 install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends)
 # The first try works where the package lists are there; else they are fetched.
 if ! "${install[@]}" "${missing[@]}" >/dev/null 2>&1; then
   "${as_root[@]}" apt-get update -qq
   "${install[@]}" "${missing[@]}" >/dev/null
+fi
+
+if [ "${1:-build}" = compare ] && [ -d /run/systemd/system ]; then
+  for server in nginx haproxy; do
+    if [[ " ${missing[*]} " == *" $server "* ]]; then
+      "${as_root[@]}" systemctl disable --quiet "$server"
+    fi
+  done
 fi

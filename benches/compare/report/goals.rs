@@ -1,0 +1,63 @@
+//! What the project wants the figures to be, and whether they are.
+
+use serde::Serialize;
+
+use crate::{
+    contestants::Contestant,
+    options::Series,
+    series::{ContestantResult, SeriesResult},
+};
+
+/// CPU of a request, in parts of nginx's.
+const CPU_TO_NGINX: f64 = 1.6;
+/// CPU of a request, in parts of the bare proxy's.
+const CPU_TO_BARE: f64 = 1.15;
+/// Milliseconds that are added to p95 at 30 % load.
+const ADDED_P95_MS: f64 = 1.0;
+/// p95 over a slow endpoint, in parts of another proxy's; so much is noise.
+const LEVEL: f64 = 1.1;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Verdict {
+    pub(crate) what: String,
+    pub(crate) measured: f64,
+    pub(crate) at_most: f64,
+    pub(crate) is_met: bool,
+}
+
+/// Those for which the series and contestants ran.
+pub(crate) fn verdicts(series: &[SeriesResult]) -> Vec<Verdict> {
+    let of = |wanted: Series, contestant: Contestant| -> Option<&ContestantResult> {
+        let found = series.iter().find(|result| result.series == wanted)?;
+        found.contestants.iter().find(|result| result.contestant == contestant)
+    };
+    let cpu =
+        |contestant| Some(of(Series::Plain, contestant)?.full.as_ref()?.cpu_seconds_per_10k.median);
+    let slow_p95 = |contestant| Some(of(Series::Slow, contestant)?.fixed.as_ref()?.p95_ms.median);
+    let added = of(Series::Plain, Contestant::Tidegate)
+        .and_then(|result| Some(result.quiet.as_ref()?.added_p95_ms.median));
+    let ratio = |value: Option<f64>, to: Option<f64>| Some(value? / to?);
+    let own_cpu = cpu(Contestant::Tidegate);
+    let own_p95 = slow_p95(Contestant::Tidegate);
+    [
+        ("CPU of a plain request / nginx's", ratio(own_cpu, cpu(Contestant::Nginx)), CPU_TO_NGINX),
+        (
+            "CPU of a plain request / the bare proxy's",
+            ratio(own_cpu, cpu(Contestant::Bare)),
+            CPU_TO_BARE,
+        ),
+        ("p95 added at 30 % load, ms", added, ADDED_P95_MS),
+        ("p95 with a slow endpoint / nginx's", ratio(own_p95, slow_p95(Contestant::Nginx)), LEVEL),
+        (
+            "p95 with a slow endpoint / HAProxy's",
+            ratio(own_p95, slow_p95(Contestant::Haproxy)),
+            LEVEL,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(what, measured, at_most)| {
+        let measured = measured.filter(|number| number.is_finite())?;
+        Some(Verdict { what: what.to_owned(), measured, at_most, is_met: measured <= at_most })
+    })
+    .collect()
+}
