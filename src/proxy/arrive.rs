@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use http::{Method, StatusCode, Version, header::CONTENT_LENGTH, header::HOST};
+use http::{HeaderValue, Method, StatusCode, Version, header::CONTENT_LENGTH, header::HOST};
 use pingora_error::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -176,7 +176,7 @@ struct Host {
     /// Lower case, without port and trailing dot; IPv6 in brackets.
     name: String,
     /// As the client wrote it.
-    with_port: String,
+    with_port: HeaderValue,
 }
 
 /// The host that a request asks for (RFC 9112, section 3.2; RFC 9113, section 8.3.1).
@@ -195,7 +195,7 @@ fn host_of(header: &RequestHeader) -> Result<Host, Failure> {
     };
     if text.is_empty() {
         return if header.version < Version::HTTP_11 {
-            Ok(Host { name: String::new(), with_port: String::new() })
+            Ok(Host { name: String::new(), with_port: HeaderValue::from_static("") })
         } else {
             Err(Failure::BadHost)
         };
@@ -211,7 +211,11 @@ fn host_of(header: &RequestHeader) -> Result<Host, Failure> {
     if name.ends_with('.') {
         name.pop();
     }
-    Ok(Host { name, with_port: text.to_owned() })
+    let with_port = match (header.uri.authority(), line) {
+        (None, Some(line)) => line.clone(),
+        _ => HeaderValue::from_str(text).map_err(|_| Failure::BadHost)?,
+    };
+    Ok(Host { name, with_port })
 }
 
 /// The listener's limits on a head. The I/O type has refused what is far over them on HTTP/1.1; HTTP/2 is counted here.
@@ -375,7 +379,7 @@ fn redirect_location(
     to.fill(|name| match name {
         "path" => Some(ctx.path.as_str()),
         "query" => Some(query.as_str()),
-        "host" => Some(ctx.host.as_str()),
+        "host" => ctx.host.to_str().ok(),
         "scheme" => Some(scheme),
         name => captured.as_ref().and_then(|captured| captured(name)),
     })

@@ -16,28 +16,29 @@ use crate::types::Cidr;
 #[derive(Debug)]
 pub struct Hop {
     peer: IpAddr,
+    hop: super::hop::Hop,
     trusted: Box<[Cidr]>,
-    host: Box<str>,
+    host: HeaderValue,
     request_id: HeaderValue,
 }
 
 impl Hop {
     /// A TLS connection from `peer`.
     pub fn new(peer: IpAddr, trusted: &[Cidr], host: &str) -> Self {
-        Self { peer, trusted: trusted.into(), host: host.into(), request_id: new_request_id() }
+        Self {
+            peer,
+            hop: super::hop::Hop::new(Some(peer), true, Some(443)),
+            trusted: trusted.into(),
+            host: HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("")),
+            request_id: new_request_id(),
+        }
     }
 
     /// Finds the client of a request, and writes the forwarding headers.
     pub fn forward(&self, request: &mut RequestHeader) {
         let client = client_address::find(Some(self.peer), &request.headers, &self.trusted);
-        let forwarding = Forwarding {
-            peer: Some(self.peer),
-            client,
-            is_tls: true,
-            host: &self.host,
-            port: Some(443),
-            request_id: &self.request_id,
-        };
+        let forwarding =
+            Forwarding { hop: &self.hop, client, host: &self.host, request_id: &self.request_id };
         set_forwarding_headers(request, &forwarding);
     }
 }

@@ -17,6 +17,7 @@ use pingora_core::protocols::{Digest, raw_connect::ProxyDigest};
 use pingora_http::ResponseHeader;
 use tokio_util::sync::CancellationToken;
 
+use super::hop::Hop;
 use crate::{config::ListenerLimits, snapshot::Snapshot, tls::PolicyIdentity, types::Name};
 
 /// A client's connection.
@@ -30,6 +31,8 @@ pub struct ConnectionInfo {
     pub local: Option<SocketAddr>,
     /// It speaks TLS.
     pub is_tls: bool,
+    /// As its requests' forwarding headers name it.
+    pub(super) hop: Hop,
     /// What its handshake settled.
     pub tls: Option<TlsFacts>,
     limits: ListenerLimits,
@@ -97,6 +100,11 @@ impl ConnectionInfo {
             client,
             local,
             is_tls: tls.is_some(),
+            hop: Hop::new(
+                client.map(|address| address.ip()),
+                tls.is_some(),
+                local.map(|address| address.port()),
+            ),
             tls,
             limits,
             awaits_head: AtomicBool::new(true),

@@ -44,7 +44,7 @@ pub struct RequestContext {
     /// Its path, normalised.
     pub(super) path: String,
     /// Host and port as the client wrote them.
-    pub(super) host: String,
+    pub(super) host: HeaderValue,
     /// What policies know.
     pub(super) policy: PolicyContext,
     /// Bytes of its body so far.
@@ -122,7 +122,7 @@ impl RequestContext {
             route: None,
             labels: Labels::default(),
             path: String::new(),
-            host: String::new(),
+            host: HeaderValue::from_static(""),
             policy: PolicyContext { client: None, is_tls: false },
             body_bytes: 0,
             tries: Tries::default(),

@@ -3,8 +3,6 @@
 //! Place: once a try, on Pingora's copy of the request (which has lost its hop-by-hop fields already). Forwarding
 //! headers of an untrusted client are replaced, those of a trusted proxy continued (RFC 7239; X-Forwarded-* by custom).
 
-use std::{fmt::Write as _, net::IpAddr};
-
 use http::{
     HeaderName, HeaderValue, Uri,
     header::{CONNECTION, FORWARDED, HOST},
@@ -15,6 +13,7 @@ use pingora_http::RequestHeader;
 use super::{
     client_address::{ClientAddress, lists_agree},
     failure::Failure,
+    hop::{Hop, push_for},
 };
 use crate::route::{Rewrite, capture};
 
@@ -24,24 +23,25 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 /// Headers that other proxies use for the client's address; from an untrusted client they are lies.
-const ALIASES: [HeaderName; 15] = [
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("true-client-ip"),
-    HeaderName::from_static("x-client-ip"),
-    HeaderName::from_static("x-cluster-client-ip"),
-    HeaderName::from_static("cf-connecting-ip"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-ssl"),
-    HeaderName::from_static("front-end-https"),
-    // Some frameworks take these for the path, which is a way around a route.
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-rewrite-url"),
-    // Gateways that turn "-" into "_" can't tell these from ours.
-    HeaderName::from_static("x_forwarded_for"),
-    HeaderName::from_static("x_forwarded_proto"),
-    HeaderName::from_static("x_forwarded_host"),
-    HeaderName::from_static("x_real_ip"),
+///
+/// Some frameworks take the two with `url` for the path, which is a way around a route; gateways that turn "-" into "_"
+/// can't tell those with "_" from ours.
+const ALIASES: [&str; 15] = [
+    "x-real-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "cf-connecting-ip",
+    "x-forwarded-scheme",
+    "x-forwarded-prefix",
+    "x-forwarded-ssl",
+    "front-end-https",
+    "x-original-url",
+    "x-rewrite-url",
+    "x_forwarded_for",
+    "x_forwarded_proto",
+    "x_forwarded_host",
+    "x_real_ip",
 ];
 /// The request's id, made here or passed on.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,82 +49,108 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 /// What forwarding headers say.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Forwarding<'a> {
-    /// The address of the connection: the hop that is added.
-    pub(super) peer: Option<IpAddr>,
+    /// The connection: the hop that is added.
+    pub(super) hop: &'a Hop,
     /// The client, and whether the peer's own headers are believed.
     pub(super) client: ClientAddress,
-    /// Whether the client speaks TLS to us.
-    pub(super) is_tls: bool,
     /// The Host that the client asked for.
-    pub(super) host: &'a str,
-    /// The port that the client connected to.
-    pub(super) port: Option<u16>,
+    pub(super) host: &'a HeaderValue,
     /// The request's id.
     pub(super) request_id: &'a HeaderValue,
 }
 
 /// Writes the forwarding headers and the request id.
 pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &Forwarding<'_>) {
-    let proto = if forwarding.is_tls { "https" } else { "http" };
-    if !forwarding.client.from_trusted {
-        for name in &ALIASES {
+    if forwarding.client.from_trusted {
+        continue_lists(request, forwarding);
+    } else {
+        remove_aliases(request);
+        let hop = forwarding.hop;
+        set(request, &X_FORWARDED_FOR, Some(hop.address.clone()));
+        set(request, &X_FORWARDED_PROTO, Some(hop.proto.clone()));
+        set_host_and_port(request, forwarding, |_, _| false);
+        let mut element = String::with_capacity(64 + forwarding.host.len());
+        push_element(&mut element, forwarding);
+        set(request, &FORWARDED, HeaderValue::try_from(element).ok());
+    }
+    set(request, &X_REQUEST_ID, Some(forwarding.request_id.clone()));
+}
+
+fn remove_aliases(request: &mut RequestHeader) {
+    // Clients hardly ever send one; a look costs less than fifteen removals.
+    if request.headers.keys().any(|name| is_alias(name.as_str())) {
+        for name in ALIASES {
             request.remove_header(name);
         }
     }
-    let keeps = |request: &RequestHeader, name: &HeaderName| {
-        forwarding.client.from_trusted && request.headers.contains_key(name)
-    };
+}
+
+fn is_alias(name: &str) -> bool {
+    // Cheaper than comparing: all of them begin with one of these.
+    matches!(name.as_bytes().first(), Some(b'x' | b't' | b'c' | b'f')) && ALIASES.contains(&name)
+}
+
+/// What a trusted proxy says goes on, and what it did not say is added.
+fn continue_lists(request: &mut RequestHeader, forwarding: &Forwarding<'_>) {
+    let hop = forwarding.hop;
+    let keeps = |request: &RequestHeader, name: &HeaderName| request.headers.contains_key(name);
+    let keeps_for = keeps(request, &X_FORWARDED_FOR);
     // Of two lists that contradict each other, the one that was read goes on.
-    let keeps_forwarded = keeps(request, &FORWARDED)
-        && (!keeps(request, &X_FORWARDED_FOR) || lists_agree(&request.headers));
+    let keeps_forwarded =
+        keeps(request, &FORWARDED) && (!keeps_for || lists_agree(&request.headers));
     // A list that the peer did not write begins with the client that the other one names.
-    let client = forwarding.client.address.filter(|_| forwarding.client.address != forwarding.peer);
-    let mut hop = String::with_capacity(40);
+    let client = forwarding.client.address.filter(|_| forwarding.client.address != hop.peer);
+    let mut addresses = String::with_capacity(40);
     let mut element = String::with_capacity(64 + forwarding.host.len());
     if let Some(client) = client {
-        if !keeps(request, &X_FORWARDED_FOR) {
-            push(&mut hop, format_args!("{client}, "));
+        if !keeps_for {
+            addresses.push_str(&client.to_string());
+            addresses.push_str(", ");
         }
         if !keeps_forwarded {
             push_for(&mut element, Some(client));
             element.push_str(", ");
         }
     }
-    match forwarding.peer {
-        Some(address) => push(&mut hop, format_args!("{address}")),
-        None => hop.push_str("unknown"),
-    }
-    let for_list = if keeps(request, &X_FORWARDED_FOR) {
-        joined(request, &X_FORWARDED_FOR, &hop)
+    addresses.push_str(hop.address.to_str().unwrap_or("unknown"));
+    push_element(&mut element, forwarding);
+    let for_list = if keeps_for {
+        joined(request, &X_FORWARDED_FOR, &addresses)
     } else {
-        HeaderValue::from_str(&hop).ok()
+        HeaderValue::try_from(addresses).ok()
     };
-    push_element(&mut element, forwarding.peer, proto, forwarding.host);
     let forwarded = if keeps_forwarded {
         joined(request, &FORWARDED, &element)
     } else {
-        HeaderValue::from_str(&element).ok()
+        HeaderValue::try_from(element).ok()
     };
-    set(request, X_FORWARDED_FOR, for_list);
+    set(request, &X_FORWARDED_FOR, for_list);
     if !keeps(request, &X_FORWARDED_PROTO) {
-        set(request, X_FORWARDED_PROTO, Some(HeaderValue::from_static(proto)));
+        set(request, &X_FORWARDED_PROTO, Some(hop.proto.clone()));
     }
+    set_host_and_port(request, forwarding, keeps);
+    set(request, &FORWARDED, forwarded);
+}
+
+fn set_host_and_port(
+    request: &mut RequestHeader,
+    forwarding: &Forwarding<'_>,
+    keeps: impl Fn(&RequestHeader, &HeaderName) -> bool,
+) {
     if !keeps(request, &X_FORWARDED_HOST) {
-        set(request, X_FORWARDED_HOST, HeaderValue::from_str(forwarding.host).ok());
+        set(request, &X_FORWARDED_HOST, Some(forwarding.host.clone()));
     }
     if !keeps(request, &X_FORWARDED_PORT) {
-        set(request, X_FORWARDED_PORT, forwarding.port.map(HeaderValue::from));
+        set(request, &X_FORWARDED_PORT, forwarding.hop.port.clone());
     }
-    set(request, FORWARDED, forwarded);
-    set(request, X_REQUEST_ID, Some(forwarding.request_id.clone()));
 }
 
 /// Replaces a header, or removes it where there is no value to give.
-fn set(request: &mut RequestHeader, name: HeaderName, value: Option<HeaderValue>) {
+fn set(request: &mut RequestHeader, name: &HeaderName, value: Option<HeaderValue>) {
     match value {
         // It fails only on an invalid name or value, which the types rule out.
         Some(value) => drop(request.insert_header(name, value)),
-        None => drop(request.remove_header(&name)),
+        None => drop(request.remove_header(name)),
     }
 }
 
@@ -140,29 +166,14 @@ fn joined(request: &RequestHeader, name: &HeaderName, element: &str) -> Option<H
 }
 
 /// Appends one element of `Forwarded`; hosts with a port are quoted (RFC 7239, sections 4 and 6).
-fn push_element(line: &mut String, peer: Option<IpAddr>, proto: &str, host: &str) {
-    push_for(line, peer);
-    line.push_str(";proto=");
-    line.push_str(proto);
+fn push_element(line: &mut String, forwarding: &Forwarding<'_>) {
+    line.push_str(&forwarding.hop.element);
+    let host = forwarding.host.to_str().unwrap_or_default();
     if !host.is_empty() {
         line.push_str(";host=\"");
         line.extend(host.chars().filter(|c| !matches!(c, '"' | '\\')));
         line.push('"');
     }
-}
-
-/// Appends `for=` with its address; those of IPv6 are quoted.
-fn push_for(line: &mut String, address: Option<IpAddr>) {
-    match address {
-        None => line.push_str("for=unknown"),
-        Some(IpAddr::V4(address)) => push(line, format_args!("for={address}")),
-        Some(IpAddr::V6(address)) => push(line, format_args!("for=\"[{address}]\"")),
-    }
-}
-
-fn push(line: &mut String, text: std::fmt::Arguments<'_>) {
-    let written = line.write_fmt(text);
-    debug_assert!(written.is_ok(), "writing to a String never fails");
 }
 
 /// A request id that is taken over: up to 128 visible characters that no log can misread.
@@ -195,7 +206,7 @@ pub(super) fn rewrite(
     path: &str,
 ) {
     if let Some(host) = rewrite.host.as_ref().or(upstream_host) {
-        set(request, HOST, Some(host.clone()));
+        set(request, &HOST, Some(host.clone()));
         if let (Some(scheme), Ok(authority)) = (
             request.uri.scheme().cloned(),
             host.to_str().unwrap_or_default().parse::<http::uri::Authority>(),
@@ -282,7 +293,7 @@ pub(super) fn strip_nominated(request: &mut RequestHeader) -> Result<(), Failure
     }
     set(
         request,
-        CONNECTION,
+        &CONNECTION,
         (!kept.is_empty()).then(|| HeaderValue::from_str(&kept.join(", ")).ok()).flatten(),
     );
     Ok(())
@@ -296,16 +307,20 @@ mod tests {
         RequestHeader::build("GET", b"/a/b?q=1", None).unwrap()
     }
 
-    fn forwarding(request_id: &HeaderValue, from_trusted: bool) -> Forwarding<'_> {
-        let peer = Some("192.0.2.1".parse().unwrap());
-        Forwarding {
-            peer,
-            client: ClientAddress { address: peer, from_trusted },
-            is_tls: true,
-            host: "shop.example.com:8443",
-            port: Some(8443),
-            request_id,
-        }
+    const HOST_AND_PORT: HeaderValue = HeaderValue::from_static("shop.example.com:8443");
+
+    fn hop() -> Hop {
+        Hop::new(Some("192.0.2.1".parse().unwrap()), true, Some(8443))
+    }
+
+    fn client(address: &str, from_trusted: bool) -> ClientAddress {
+        ClientAddress { address: Some(address.parse().unwrap()), from_trusted }
+    }
+
+    fn forward(request: &mut RequestHeader, client: ClientAddress) {
+        let (hop, host, request_id) = (hop(), HOST_AND_PORT, new_request_id());
+        let forwarding = Forwarding { hop: &hop, client, host: &host, request_id: &request_id };
+        set_forwarding_headers(request, &forwarding);
     }
 
     fn text<'a>(request: &'a RequestHeader, name: &str) -> &'a str {
@@ -325,8 +340,7 @@ mod tests {
         ] {
             request.append_header(name, "lie").unwrap();
         }
-        let id = new_request_id();
-        set_forwarding_headers(&mut request, &forwarding(&id, false));
+        forward(&mut request, client("192.0.2.1", false));
         assert_eq!(text(&request, "x-forwarded-for"), "192.0.2.1");
         assert_eq!(text(&request, "x-forwarded-proto"), "https");
         assert_eq!(text(&request, "x-forwarded-host"), "shop.example.com:8443");
@@ -346,8 +360,7 @@ mod tests {
         request.append_header("x-forwarded-for", "10.0.0.3").unwrap();
         request.append_header("x-forwarded-proto", "http").unwrap();
         request.append_header("forwarded", "for=1.2.3.4, for=10.0.0.3").unwrap();
-        let id = new_request_id();
-        set_forwarding_headers(&mut request, &forwarding(&id, true));
+        forward(&mut request, client("192.0.2.1", true));
         assert_eq!(text(&request, "x-forwarded-for"), "1.2.3.4, 10.0.0.3, 192.0.2.1");
         assert_eq!(text(&request, "x-forwarded-proto"), "http");
         assert!(
@@ -357,10 +370,7 @@ mod tests {
 
     #[test]
     fn a_list_that_a_trusted_proxy_did_not_write_begins_with_the_client() {
-        let id = new_request_id();
-        let client =
-            ClientAddress { address: Some("2001:db8::7".parse().unwrap()), from_trusted: true };
-        let forwarding = Forwarding { client, ..forwarding(&id, true) };
+        let client = client("2001:db8::7", true);
         let forwarded =
             "for=\"[2001:db8::7]\", for=192.0.2.1;proto=https;host=\"shop.example.com:8443\"";
         for (name, value, for_list, forwarded) in [
@@ -369,7 +379,7 @@ mod tests {
         ] {
             let mut request = request();
             request.append_header(name, value).unwrap();
-            set_forwarding_headers(&mut request, &forwarding);
+            forward(&mut request, client);
             assert_eq!(text(&request, "x-forwarded-for"), for_list, "{name}");
             assert_eq!(text(&request, "forwarded"), forwarded, "{name}");
         }
@@ -377,7 +387,7 @@ mod tests {
         let mut request = request();
         request.append_header("x-forwarded-for", "2001:db8::7").unwrap();
         request.append_header("forwarded", "for=6.6.6.6").unwrap();
-        set_forwarding_headers(&mut request, &forwarding);
+        forward(&mut request, client);
         assert_eq!(text(&request, "forwarded"), forwarded);
     }
 

@@ -13,6 +13,7 @@ mod context;
 mod endpoint;
 mod failure;
 mod forward;
+mod hop;
 mod outcome;
 mod pump;
 mod relay;

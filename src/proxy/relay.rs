@@ -22,20 +22,15 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 
 /// The request's head on its way to the endpoint.
 pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
-    let local_port = ctx
-        .connection
-        .as_ref()
-        .and_then(|connection| connection.local)
-        .map(|address| address.port());
-    let forwarding = Forwarding {
-        peer: ctx.peer(),
-        client: ctx.client,
-        is_tls: ctx.is_tls(),
-        host: &ctx.host,
-        port: local_port,
-        request_id: &ctx.request_id,
-    };
-    forward::set_forwarding_headers(request, &forwarding);
+    if let Some(connection) = &ctx.connection {
+        let forwarding = Forwarding {
+            hop: &connection.hop,
+            client: ctx.client,
+            host: &ctx.host,
+            request_id: &ctx.request_id,
+        };
+        forward::set_forwarding_headers(request, &forwarding);
+    }
     join_cookies(request);
     let Some(route) = &ctx.route else { return };
     let upstream_host = match &route.target {
