@@ -28,7 +28,8 @@ Examples:
   tidegate run --config conf/tidegate.toml --demo    with three demo origins
   tidegate run --config /etc/tidegate/tidegate.toml --strict-start --log-format json
 
-Signals: SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once.";
+Signals: SIGHUP reloads; SIGUSR1 opens the access log's file again; SIGTERM and SIGINT drain and end, a second one ends
+at once.";
 
 /// Run the edge in the foreground
 #[derive(Args, Clone, Debug)]
@@ -147,6 +148,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
 
 struct Signals {
     hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
@@ -155,6 +157,7 @@ impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
@@ -168,11 +171,12 @@ impl Signals {
         }
     }
 
-    /// Reloads by SIGHUP until a signal ends the edge.
+    /// Reloads by SIGHUP, opens logs again by SIGUSR1, until a signal ends the edge.
     async fn wait_for_the_end(&mut self, edge: &EdgeHandle) {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => edge.reload_by_signal().await,
+                _ = self.user1.recv() => edge.reopen_access_log(),
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
             }

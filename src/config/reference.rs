@@ -24,11 +24,15 @@ const ORDER: [&str; 11] = [
 ];
 
 /// Kinds of values that are written as text and have a name of their own.
-const TEXT_KINDS: [(&str, &str); 7] = [
+const TEXT_KINDS: [(&str, &str); 8] = [
     ("duration", "a number with `ms`, `s`, `m`, `h` or `d`: `\"250ms\"`, `\"5s\"`, `\"1m 30s\"`"),
     (
         "size",
         "a whole number with `B`, `KiB`, `MiB`, `GiB` (powers of 1024) or `KB`, `MB`, `GB` (powers of 1000): `\"10MiB\"`",
+    ),
+    (
+        "percentage",
+        "a number from 0 to 100 with at most four decimals, and `%`: `\"10%\"`, `\"0.5%\"`",
     ),
     ("network", "`\"10.0.0.0/8\"`, `\"2001:db8::/32\"`, or one address"),
     (

@@ -15,6 +15,7 @@ mod forward;
 mod outcome;
 mod relay;
 mod respond;
+mod tries;
 mod upgrade;
 mod watchdog;
 
@@ -96,13 +97,13 @@ impl ProxyHttp for Edge {
     async fn connected_to_upstream(
         &self,
         _session: &mut Session,
-        _reused: bool,
+        reused: bool,
         _peer: &HttpPeer,
         socket: std::os::fd::RawFd,
         _digest: Option<&Digest>,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        endpoint::connected(socket, ctx);
+        endpoint::connected(socket, reused, ctx);
         Ok(())
     }
 

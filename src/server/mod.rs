@@ -366,6 +366,13 @@ impl EdgeHandle {
         drop(self.core.reload(Trigger::Signal).await);
     }
 
+    /// Has the access log's file opened again, after it was moved. The edge does not wait for it.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.core.snapshot.load().access_log {
+            log.reopen();
+        }
+    }
+
     /// Ends the edge: with `drain`, requests in flight end first, for as long as the configuration says.
     pub fn shutdown(mut self, drain: bool) {
         self.end(drain);

@@ -124,7 +124,8 @@ impl Live {
         {
             return Ok(Some(log.clone()));
         }
-        let log = Arc::new(AccessLog::start(config, self.metrics.access_log_dropped())?);
+        let previous = present.as_ref().map(|(_, log)| &**log);
+        let log = Arc::new(AccessLog::start(config, self.metrics.access_log(), previous)?);
         *present = Some((config.clone(), log.clone()));
         Ok(Some(log))
     }

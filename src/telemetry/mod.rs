@@ -8,7 +8,9 @@ pub mod logging;
 pub mod metrics;
 mod time;
 
-pub use access_log::{AccessLog, Entry};
+pub use access_log::{
+    AccessLog, AccessLogField, Counters as AccessLogCounters, Entry, RawSample, SampleConfig, Try,
+};
 pub use config::{
     AccessLogConfig, AccessLogFormat, AccessLogOutput, LogFormat, LogLevel, RawAccessLog, RawLog,
 };

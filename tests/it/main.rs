@@ -14,6 +14,7 @@
 #[allow(dead_code, unused_imports, reason = "a library for tests: it offers more than today's use")]
 mod harness;
 
+mod access_log;
 mod balance;
 mod config;
 mod demo_origin;

@@ -37,6 +37,7 @@ pub use self::{
     reference::reference,
     route::{InFlight, RouteMetrics},
 };
+use super::access_log::Counters as AccessLogCounters;
 use crate::types::{EndpointAddress, Name};
 
 /// The content type of [`Metrics::render`].
@@ -164,7 +165,7 @@ struct Families {
     last_reload: IntGauge,
     last_reload_successful: IntGauge,
     snapshots: IntGauge,
-    access_log_dropped: IntCounter,
+    access_log: AccessLogCounters,
 }
 
 impl Metrics {
@@ -175,6 +176,7 @@ impl Metrics {
         let gauges = |definition| register(&registry, gauges(definition));
         // A family without labels is one series: the handle keeps it, the family gives it its name.
         let gauge = |definition| gauges(definition).with_label_values::<&str>(&[]);
+        let counter = |definition| counters(definition).with_label_values::<&str>(&[]);
         let families = Families {
             connections: gauges(&names::CONNECTIONS),
             connections_total: counters(&names::CONNECTIONS_TOTAL),
@@ -188,7 +190,10 @@ impl Metrics {
             last_reload: gauge(&names::LAST_RELOAD),
             last_reload_successful: gauge(&names::LAST_RELOAD_SUCCESSFUL),
             snapshots: gauge(&names::SNAPSHOTS),
-            access_log_dropped: counters(&names::ACCESS_LOG_DROPPED).with_label_values::<&str>(&[]),
+            access_log: AccessLogCounters {
+                dropped: counter(&names::ACCESS_LOG_DROPPED),
+                sampled_out: counter(&names::ACCESS_LOG_SAMPLED_OUT),
+            },
         };
         families.config_in_sync.set(1);
         families.last_reload_successful.set(1);
@@ -267,9 +272,9 @@ impl Metrics {
         LiveSnapshot(self.families.snapshots.clone())
     }
 
-    /// The counter of lost access log lines.
-    pub fn access_log_dropped(&self) -> IntCounter {
-        self.families.access_log_dropped.clone()
+    /// What the access log counts.
+    pub fn access_log(&self) -> AccessLogCounters {
+        self.families.access_log.clone()
     }
 
     /// Removes the series of routes, listeners and upstreams that no snapshot and no request has held for ten minutes.

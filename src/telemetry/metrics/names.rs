@@ -114,6 +114,8 @@ definitions! {
     "Process": {
         ACCESS_LOG_DROPPED: Counter "tidegate_access_log_dropped_total" []
             "Access log lines that were lost: the queue was full, or the write failed.";
+        ACCESS_LOG_SAMPLED_OUT: Counter "tidegate_access_log_sampled_out_total" []
+            "Requests without an access log line, by `access_log.sample`.";
         BUILD_INFO: Gauge "tidegate_build_info" ["version", "pingora"]
             "Always 1; the labels name the build.";
         START_TIME: Gauge "tidegate_process_start_time_seconds" []
