@@ -107,12 +107,10 @@ impl From<Form> for LogFormat {
 pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let options = Options { strict_start: args.strict_start, ..Options::new(&args.config) };
     let mut prepared = Edge::prepare(options).map_err(told)?;
-    let level = args.log_level.map_or(prepared.config().log_level, LogLevel::from);
+    let fixed = args.log_level.map(LogLevel::from);
     let format = args.log_format.map_or(prepared.config().log_format, LogFormat::from);
-    let log = logging::install(level, format)?;
-    if args.log_level.is_none() {
-        prepared.set_logging(log);
-    }
+    let log = logging::install(prepared.config().log_level, fixed, format)?;
+    prepared.set_logging(log);
     let signals = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("tidegate-signals")

@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     snapshot::Snapshot,
     telemetry::{
+        logging::Logging,
         metrics::{CertificateSample, EndpointSample, RouteStats},
         rfc3339,
     },
@@ -76,6 +77,7 @@ impl Control for AdminControl {
                 .map(|upstream| upstream_status(upstream.status()))
                 .collect(),
             certificates: certificates(&snapshot),
+            log: core.options.logging.as_ref().map(Logging::status),
             routes: core
                 .live
                 .metrics
@@ -101,6 +103,10 @@ impl Control for AdminControl {
             })
             .collect();
         core.live.metrics.render(&endpoints, &certificates)
+    }
+
+    fn logging(&self) -> Option<Logging> {
+        self.0.options.logging.clone()
     }
 
     fn reload(&self) -> BoxFuture<'_, ReloadOutcome> {

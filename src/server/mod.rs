@@ -52,7 +52,7 @@ pub struct Options {
     pub config: PathBuf,
     /// A broken file ends the start, also where there is a last good configuration.
     pub strict_start: bool,
-    /// The process's log, whose level a reload may change.
+    /// The process's log, whose level a reload or the API may change.
     pub logging: Option<Logging>,
 }
 
@@ -124,7 +124,7 @@ impl Prepared {
         &self.loaded.config
     }
 
-    /// The process's log, whose level a reload may change.
+    /// The process's log, whose level a reload or the API may change.
     pub fn set_logging(&mut self, logging: Logging) {
         self.options.logging = Some(logging);
     }

@@ -4,6 +4,7 @@ mod access_log;
 #[doc(hidden)]
 pub mod bench;
 mod config;
+mod log_level;
 pub mod logging;
 pub mod metrics;
 mod time;
@@ -14,4 +15,5 @@ pub use access_log::{
 pub use config::{
     AccessLogConfig, AccessLogFormat, AccessLogOutput, LogFormat, LogLevel, RawAccessLog, RawLog,
 };
+pub use log_level::LogLevelStatus;
 pub use time::rfc3339;

@@ -28,6 +28,7 @@ mod layers;
 mod listener_changes;
 mod listener_patience;
 mod listeners;
+mod log_level;
 mod reference;
 mod reference_metrics;
 mod reload;
