@@ -9,6 +9,7 @@ mod config;
 mod discovery;
 mod dns;
 mod endpoint;
+mod grpc_health;
 mod health;
 mod keep_alive;
 mod live;
@@ -41,9 +42,9 @@ pub use health::Verdict;
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
 pub use raw::{
-    Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawHealthCheck, RawHealthCheckTable,
-    RawRetries, RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls, RawUpstreamTlsTable,
-    UpstreamProtocol,
+    Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawGrpcCheck, RawHealthCheck,
+    RawHealthCheckTable, RawRetries, RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls,
+    RawUpstreamTlsTable, UpstreamProtocol,
 };
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 

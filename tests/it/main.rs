@@ -22,6 +22,7 @@ mod docs;
 mod forwarding;
 mod harness_origin;
 mod health;
+mod health_grpc;
 mod keep_alive;
 mod large;
 mod layers;
