@@ -22,7 +22,7 @@ pub use self::{
     server::AdminServer,
     status::{
         CertificateStatus, ConfigurationStatus, EndpointStatus, HealthStatus, ListenerStatus,
-        ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
     },
     token::{Token, TokenError},
 };

@@ -97,6 +97,20 @@ pub struct UpstreamStatus {
     pub balance: String,
     /// Its endpoints, by address.
     pub endpoints: Vec<EndpointStatus>,
+    /// Host names and services among them, as they are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameStatus>,
+}
+
+/// A host name or service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NameStatus {
+    /// As it is written.
+    pub name: String,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+    /// What is wrong with it at present.
+    pub error: Option<String>,
 }
 
 /// An endpoint.

@@ -9,13 +9,14 @@ use serde_json::{Map, Value, json};
 use super::raw::Raw;
 
 /// Sections in the order in which people meet them.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "server",
     "reload",
     "admin",
     "log",
     "access_log",
     "acme",
+    "dns",
     "listeners",
     "sites",
     "policies",
@@ -24,7 +25,7 @@ const ORDER: [&str; 11] = [
 ];
 
 /// Kinds of values that are written as text and have a name of their own.
-const TEXT_KINDS: [(&str, &str); 8] = [
+const TEXT_KINDS: [(&str, &str); 9] = [
     ("duration", "a number with `ms`, `s`, `m`, `h` or `d`: `\"250ms\"`, `\"5s\"`, `\"1m 30s\"`"),
     (
         "size",
@@ -46,8 +47,9 @@ const TEXT_KINDS: [(&str, &str); 8] = [
     ),
     (
         "endpoint address",
-        "`\"10.0.0.11:8080\"`, `\"app.internal:8080\"` (resolved by DNS), `\"unix:/run/app.sock\"`",
+        "`\"10.0.0.11:8080\"`, `\"app.internal:8080\"` (resolved by DNS), `\"srv:_http._tcp.app.internal\"` (by SRV records), `\"unix:/run/app.sock\"`",
     ),
+    ("name server", "`\"10.0.0.2\"` (port 53), `\"127.0.0.1:5353\"`"),
 ];
 
 /// The JSON schema of a configuration file (draft 2020-12), for editors.

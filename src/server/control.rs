@@ -14,8 +14,8 @@ use super::{
 use crate::{
     admin::{
         CertificateStatus, ConfigurationStatus, Control, EndpointStatus, HealthStatus,
-        ListenerStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Status,
-        UpstreamStatus,
+        ListenerStatus, NameStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus,
+        SiteStatus, Status, UpstreamStatus,
     },
     config::Config,
     snapshot::Snapshot,
@@ -185,6 +185,15 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
             Balance::LeastConn => "least-conn".to_owned(),
         },
         endpoints: status.endpoints.into_iter().map(endpoint).collect(),
+        names: status
+            .names
+            .into_iter()
+            .map(|name| NameStatus {
+                name: name.name,
+                endpoints: name.addresses,
+                error: name.error,
+            })
+            .collect(),
     }
 }
 

@@ -58,8 +58,8 @@ impl Live {
     /// State for a new edge. Tasks (probes, file watches) run on `control`.
     pub fn new(state_dir: &Path, control: Handle, metrics: Arc<Metrics>) -> Self {
         Self {
+            upstreams: upstream::Live::new(control.clone(), metrics.clone()),
             metrics,
-            upstreams: upstream::Live::new(control.clone()),
             tls: TlsLive::new(state_dir, control),
             generation: AtomicU64::new(0),
             access_log: Mutex::new(None),
@@ -87,6 +87,8 @@ impl Live {
             sites.push(Arc::new(self.attach_site(site)?));
             bindings.push(binding);
         }
+        // Nothing can fail from here on.
+        self.upstreams.configure(&config.dns);
         let upstreams = blueprint
             .upstreams
             .into_iter()

@@ -9,7 +9,7 @@ use super::raw::{
 use crate::types::{EndpointAddress, KeyPath, Name, Problems, defaults};
 
 /// The highest weight of an endpoint.
-const MAX_WEIGHT: u32 = 1_000;
+pub(super) const MAX_WEIGHT: u32 = 1_000;
 
 /// The most tries a request can have.
 pub const MAX_TRIES: u32 = 4;
@@ -257,6 +257,14 @@ impl RawUpstream {
                 RawEndpoint::Address(address) => (address.clone(), 1),
                 RawEndpoint::Table(table) => (table.address.clone(), table.weight.unwrap_or(1)),
             };
+            if let (EndpointAddress::Srv(_), RawEndpoint::Table(table)) = (&address, endpoint)
+                && table.weight.is_some()
+            {
+                problems
+                    .error(&path.index(i).key("weight"), "SRV records have weights of their own")
+                    .at_key()
+                    .help("leave `weight` out");
+            }
             if weight > MAX_WEIGHT {
                 problems.error(
                     &path.index(i).key("weight"),

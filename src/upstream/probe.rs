@@ -133,7 +133,7 @@ impl Probe {
                 Box::new(stream)
             }
             EndpointAddress::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            EndpointAddress::Dns(..) => {
+            EndpointAddress::Dns(..) | EndpointAddress::Srv(_) => {
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, "a host name"));
             }
         })

@@ -11,8 +11,9 @@ use crate::types::{EndpointAddress, HumanDuration, Name, defaults, deserialize_b
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawUpstream {
-    /// The endpoints: `"10.0.0.11:8080"`, `"app.internal:8080"` (resolved by DNS), `"unix:/run/app.sock"`,
-    /// or `{ address = "10.0.0.11:8080", weight = 2 }`.
+    /// The endpoints: `"10.0.0.11:8080"`, `"app.internal:8080"` (resolved by DNS), `"srv:_http._tcp.app.internal"` (by SRV
+    /// records, which have ports and weights; only those with the lowest priority value are used), `"unix:/run/app.sock"`, or
+    /// `{ address = "10.0.0.11:8080", weight = 2 }`.
     pub endpoints: Option<Vec<RawEndpoint>>,
     /// Takes every key that does not stand here from another upstream.
     pub like: Option<Name>,

@@ -18,6 +18,7 @@ mod access_log;
 mod balance;
 mod config;
 mod demo_origin;
+mod dns;
 mod docs;
 mod forwarding;
 mod harness_origin;

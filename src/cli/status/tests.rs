@@ -62,8 +62,14 @@ fn sample() -> Status {
                     endpoint("10.0.0.11:8080", HealthStatus::Healthy, None),
                     endpoint("10.0.0.12:8080", HealthStatus::Unhealthy, Some("refused\x1b[2J")),
                 ],
+                names: Vec::new(),
             },
-            UpstreamStatus { name: "none".into(), balance: "x".into(), endpoints: Vec::new() },
+            UpstreamStatus {
+                name: "none".into(),
+                balance: "x".into(),
+                endpoints: Vec::new(),
+                names: Vec::new(),
+            },
         ],
         certificates: ["2026-11-20T07:35:00Z", "2026-11-23T07:35:00Z", "2027-11-21T07:35:00Z"]
             .map(|not_after| CertificateStatus {

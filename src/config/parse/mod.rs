@@ -72,6 +72,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         admin,
         log_level: raw.log.level.unwrap_or_default(),
         log_format: raw.log.format.unwrap_or_default(),
+        dns: raw.dns.parse(&root.key("dns"), problems),
         access_log: raw.access_log.parse(&root.key("access_log"), problems),
         listeners,
         sites,

@@ -32,7 +32,8 @@ use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_cla
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, HandshakeFailure, HeadRefused, ReloadResult, RequestRefused, TlsVersion,
+        ConnectionRefused, HandshakeFailure, HeadRefused, LookUpResult, ReloadResult,
+        RequestRefused, TlsVersion,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
@@ -145,6 +146,7 @@ pub struct Metrics {
     families: Families,
     requests_refused: CounterBy<RequestRefused>,
     reloads: CounterBy<ReloadResult>,
+    look_ups: CounterBy<LookUpResult>,
     routes: Kept<RouteKey, RouteMetrics>,
     listeners: Kept<Arc<str>, ListenerMetrics>,
     upstreams: Kept<Arc<str>, UpstreamMetrics>,
@@ -203,11 +205,13 @@ impl Metrics {
         gauge(&names::START_TIME).set(unix_seconds(SystemTime::now()));
         let requests_refused = CounterBy::new(&counters(&names::REQUESTS_REFUSED), &[]);
         let reloads = CounterBy::new(&counters(&names::RELOADS), &[]);
+        let look_ups = CounterBy::new(&counters(&names::LOOK_UPS), &[]);
         Arc::new(Self {
             registry,
             families,
             requests_refused,
             reloads,
+            look_ups,
             routes: Kept::new(),
             listeners: Kept::new(),
             upstreams: Kept::new(),
@@ -247,6 +251,11 @@ impl Metrics {
     /// Counts a request that was refused before a route was found.
     pub fn refused(&self, reason: RequestRefused) {
         self.requests_refused.inc(reason);
+    }
+
+    /// Counts a look-up by DNS.
+    pub fn looked_up(&self, result: LookUpResult) {
+        self.look_ups.inc(result);
     }
 
     /// The number of the configuration in force.

@@ -92,6 +92,8 @@ definitions! {
             "Requests being served by the endpoint.";
         ENDPOINT_REQUESTS: Counter "tidegate_endpoint_requests_total" ["upstream", "endpoint"]
             "Tries sent to the endpoint.";
+        LOOK_UPS: Counter "tidegate_dns_lookups_total" ["result"]
+            "Look-ups of endpoints' names by their result.";
     }
     "Certificates": {
         CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
@@ -250,6 +252,19 @@ label_values! {
         /// It can't be read, or in two ways (400).
         Malformed = "malformed",
     }
+    /// What came of a look-up by DNS.
+    LookUpResult {
+        /// Records.
+        Found = "found",
+        /// There is no such name (NXDOMAIN).
+        NoName = "no_name",
+        /// The name has no records of this kind: usual for AAAA.
+        NoRecords = "no_records",
+        /// No name server answered in time.
+        Timeout = "timeout",
+        /// A name server failed, or none could be asked.
+        Failed = "failed",
+    }
     /// How a reload ended.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -270,6 +285,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
     }
     match (definition.name, label) {
         (_, "status") => Some(STATUS_CLASSES.to_vec()),
+        (name, "result") if name == LOOK_UPS.name => Some(all::<LookUpResult>()),
         (_, "result") => Some(all::<ReloadResult>()),
         (name, "reason") if name == REQUESTS_REFUSED.name => Some(all::<RequestRefused>()),
         (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),
