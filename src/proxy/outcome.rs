@@ -114,8 +114,14 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
         error: measured.reason,
         detail: ctx.failure.as_ref().and_then(Failure::detail),
         header: &lookup,
-        ..Entry::at(SystemTime::now())
+        ..Entry::at(began_at(measured.took))
     });
+}
+
+/// When a request began by the calendar. What it took goes by the monotonic clock, whatever the calendar did meanwhile.
+fn began_at(took: Duration) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(took).unwrap_or(now)
 }
 
 /// Reads what is left of the request's body, so that the next byte on the connection belongs to a head.

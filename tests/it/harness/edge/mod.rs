@@ -88,8 +88,30 @@ impl Edge {
     /// When it does not serve within 20 s; its log is in the message.
     #[track_caller]
     pub fn spawn_with(origins: &[&dyn Display], text: &str, arguments: &[&str]) -> Self {
-        let prepared = Prepared::new(origins, text);
-        let mut started = Spawned::start(prepared.directory.path(), &prepared.file, arguments);
+        Self::spawn_prepared(Prepared::new(origins, text), arguments, &[])
+    }
+
+    /// Starts the built binary with more in its environment.
+    ///
+    /// # Panics
+    /// When it does not serve within 20 s; its log is in the message.
+    #[track_caller]
+    pub fn spawn_with_environment(
+        origins: &[&dyn Display],
+        text: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::spawn_prepared(Prepared::new(origins, text), &[], environment)
+    }
+
+    #[track_caller]
+    fn spawn_prepared(
+        prepared: Prepared,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let directory = prepared.directory.path();
+        let mut started = Spawned::start(directory, &prepared.file, arguments, environment);
         let ready = started.ready().unwrap_or_else(|error| panic!("{error}"));
         prepared.running(Driver::Spawned(started), ready.listeners, ready.admin)
     }
@@ -97,7 +119,7 @@ impl Edge {
     /// Runs the built binary and waits for its end: for what must not start.
     pub fn run_to_end(origins: &[&dyn Display], text: &str, limit: Duration) -> Exit {
         let prepared = Prepared::new(origins, text);
-        let mut started = Spawned::start(prepared.directory.path(), &prepared.file, &[]);
+        let mut started = Spawned::start(prepared.directory.path(), &prepared.file, &[], &[]);
         started.wait_exit(limit).expect("the edge ends by itself")
     }
 

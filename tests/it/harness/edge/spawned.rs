@@ -48,7 +48,12 @@ pub struct Exit {
 }
 
 impl Spawned {
-    pub(super) fn start(directory: &Path, file: &Path, arguments: &[&str]) -> Self {
+    pub(super) fn start(
+        directory: &Path,
+        file: &Path,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let log = directory.join("edge.log");
         let ready_file = directory.join("ready.json");
         let output = File::create(&log).expect("a log file");
@@ -60,6 +65,7 @@ impl Spawned {
             .arg(&ready_file)
             .args(arguments)
             .env("RUST_BACKTRACE", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a log file"))
             .stderr(output)
