@@ -10,6 +10,7 @@ use std::{
 
 use criterion::Criterion;
 use tidegate::{
+    telemetry::metrics::Metrics,
     types::{KeyPath, Problems},
     upstream::{Live, RawUpstream, Timeouts, Tried, Upstream, compile},
 };
@@ -67,5 +68,5 @@ fn upstream(handle: &Handle, balance: &str, endpoints: usize) -> Arc<Upstream> {
     let config = raw.parse(&"web".parse().unwrap(), &path, &mut problems);
     let blueprint = compile(&Arc::new(config), &mut problems).unwrap();
     assert!(problems.is_empty(), "{problems:?}");
-    Live::new(handle.clone()).attach(blueprint)
+    Live::new(handle.clone(), Metrics::new()).attach(blueprint)
 }

@@ -7,48 +7,63 @@ use std::{
 
 use criterion::Criterion;
 use tidegate::{
-    telemetry::{AccessLogFormat, Entry, RawAccessLog, bench::Line, metrics::Metrics},
-    types::EndpointAddress,
+    telemetry::{
+        AccessLogField, AccessLogFormat, Entry, RawAccessLog, Try, bench::Line, metrics::Metrics,
+    },
+    types::{KeyPath, Problems},
 };
 
 pub(crate) fn bench(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("access_log");
-    let endpoint: EndpointAddress = "192.0.2.7:8080".parse().unwrap();
+    let tried = [Try {
+        endpoint: "192.0.2.7:8080",
+        connect: None,
+        first_byte: Some(Duration::from_micros(1_002)),
+        duration: Duration::from_micros(1_111),
+        outcome: "ok",
+    }];
+    let few = [AccessLogField::Time, AccessLogField::Path, AccessLogField::Status];
     let header = |name: &str| match name {
         "user-agent" => Some(&b"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Firefox/140.0"[..]),
         "referer" => Some(&b"https://a.example/start?page=2"[..]),
         _ => None,
     };
-    for (case, format, query) in [
-        ("json", AccessLogFormat::Json, None),
-        ("json_with_query", AccessLogFormat::Json, Some(&b"page=2&token=secret&sort=name"[..])),
-        ("combined", AccessLogFormat::Combined, None),
+    for (case, format, fields, query) in [
+        ("json", AccessLogFormat::Json, None, None),
+        (
+            "json_with_query",
+            AccessLogFormat::Json,
+            None,
+            Some(&b"page=2&token=secret&sort=name"[..]),
+        ),
+        ("json_three_fields", AccessLogFormat::Json, Some(few.to_vec()), None),
+        ("combined", AccessLogFormat::Combined, None, None),
     ] {
-        let config = RawAccessLog { format: Some(format), ..RawAccessLog::default() }.parse();
+        let raw = RawAccessLog { format: Some(format), fields, ..RawAccessLog::default() };
+        let config = raw.parse(&KeyPath::root(), &mut Problems::new());
         let form = Line::new(&config);
         let entry = Entry {
-            time: SystemTime::now(),
-            request_id: "0123456789abcdef0123456789abcdef",
-            trace_id: None,
+            request_id: Some("0123456789abcdef0123456789abcdef"),
             client: Some("198.51.100.7".parse().unwrap()),
-            method: "GET",
-            host: b"a.example",
-            path: b"/api/v1/customers/4711",
+            listener: Some("https"),
+            method: Some("GET"),
+            host: Some(b"a.example"),
+            path: Some(b"/api/v1/customers/4711"),
             query,
-            protocol: "HTTP/1.1",
+            protocol: Some("HTTP/1.1"),
             tls_version: Some("TLSv1.3"),
             status: 200,
-            bytes_in: 0,
             bytes_out: 628,
             duration: Duration::from_micros(1_234),
             upstream_duration: Some(Duration::from_micros(1_111)),
             site: Some("shop"),
             route: Some("rest"),
             upstream: Some("web"),
-            endpoint: Some(&endpoint),
+            endpoint: Some("192.0.2.7:8080"),
             tries: 1,
-            error: None,
+            tried: &tried,
             header: &header,
+            ..Entry::at(SystemTime::now())
         };
         assert!(form.format(&entry).ends_with(b"\n"), "{case}");
         group.bench_function(case, |bencher| bencher.iter(|| form.format(black_box(&entry))));

@@ -8,26 +8,30 @@ use http::{
     header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
+use hyper::body::Body;
 use serde_json::json;
 
-use super::{Control, Readiness, ReloadOutcome, Token, access, access::Refused};
+use super::{Control, Readiness, ReloadOutcome, Token, access, access::Refused, log_level};
 use crate::telemetry::metrics;
 
 const PATHS: &str = "\
 tidegate admin
 
-GET  /live              the process runs
-GET  /ready             200: send traffic here; 503: starting or draining
-GET  /metrics           Prometheus metrics
-GET  /v1/status         what is in force and how it does, as JSON
-POST /v1/config/reload  read the configuration again
+GET    /live              the process runs
+GET    /ready             200: send traffic here; 503: starting or draining
+GET    /metrics           Prometheus metrics
+GET    /v1/status         what is in force and how it does, as JSON
+POST   /v1/config/reload  read the configuration again
+GET    /v1/log/level      how much the edge logs
+PUT    /v1/log/level      change it: {\"level\": \"debug\", \"for\": \"10m\"}
+DELETE /v1/log/level      end the change
 ";
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROMETHEUS: HeaderValue = HeaderValue::from_static(metrics::CONTENT_TYPE);
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// What every request needs.
 pub(super) struct Context {
@@ -35,8 +39,12 @@ pub(super) struct Context {
     pub(super) token: Option<Token>,
 }
 
-/// Answers a request. `is_unix`: it came over a Unix socket. The request's body is not read.
-pub(super) async fn handle<B>(request: &Request<B>, context: &Context, is_unix: bool) -> Answer {
+/// Answers a request. `is_unix`: it came over a Unix socket. The request's body is read only where it has a meaning.
+pub(super) async fn handle<B>(request: Request<B>, context: &Context, is_unix: bool) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let method = request.method();
     let is_read = *method == Method::GET || *method == Method::HEAD;
     let path = request.uri().path();
@@ -56,6 +64,7 @@ pub(super) async fn handle<B>(request: &Request<B>, context: &Context, is_unix: 
         ("/v1/status", true) => status(context),
         ("/v1/config/reload", _) if *method == Method::POST => reload(context).await,
         ("/v1/config/reload", _) => method_not_allowed("POST"),
+        ("/v1/log/level", _) => log_level::answer(request, context).await,
         ("/" | "/live" | "/ready" | "/metrics" | "/v1/status", false) => {
             method_not_allowed("GET, HEAD")
         }
@@ -129,17 +138,17 @@ fn refuse(refused: &Refused) -> Answer {
     }
 }
 
-fn method_not_allowed(allowed: &'static str) -> Answer {
+pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
     let mut answer = error(StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed here");
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }
 
-fn error(status: StatusCode, message: &str) -> Answer {
+pub(super) fn error(status: StatusCode, message: &str) -> Answer {
     json_answer(status, &json!({ "error": message }))
 }
 
-fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
+pub(super) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
     answer(status, JSON, body.to_string())
 }
 

@@ -1,4 +1,4 @@
-//! The admin listener: liveness, readiness, metrics, status, reload.
+//! The admin listener: liveness, readiness, metrics, status, reload, log level.
 //!
 //! Not on the request path: it has its own listener and its own task, so that it answers when the data plane is busy.
 //! What it shows and does comes from a [`Control`]; this module only speaks HTTP and decides who may ask.
@@ -8,6 +8,7 @@
 
 mod access;
 mod handle;
+mod log_level;
 mod server;
 mod status;
 mod token;
@@ -15,11 +16,13 @@ mod token;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::telemetry::logging::Logging;
+
 pub use self::{
     server::AdminServer,
     status::{
         CertificateStatus, ConfigurationStatus, EndpointStatus, HealthStatus, ListenerStatus,
-        ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
     },
     token::{Token, TokenError},
 };
@@ -34,6 +37,11 @@ pub trait Control: Send + Sync + 'static {
 
     /// The metrics in Prometheus' text format.
     fn metrics(&self) -> String;
+
+    /// The process's log; `None` where it is not the edge's own.
+    fn logging(&self) -> Option<Logging> {
+        None
+    }
 
     /// Reads the configuration again and puts it in force if it is right. Runs to its end, also when the client that
     /// asked for it goes away. Calls may overlap.

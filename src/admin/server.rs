@@ -173,7 +173,7 @@ where
 {
     let service = service_fn(|request| {
         let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(handle(&request, &context, is_unix).await) }
+        async move { Ok::<_, Infallible>(handle(request, &context, is_unix).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Readiness;
-use crate::telemetry::metrics::ReloadResult;
+use crate::telemetry::{LogLevelStatus, metrics::ReloadResult};
 
 /// The state of an edge.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Status {
     pub generation: u64,
     /// The configuration in force, and whether it is the one on disk.
     pub configuration: ConfigurationStatus,
+    /// The level of the edge's own log; absent where the process's log is not its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogLevelStatus>,
     /// Listeners, by name.
     pub listeners: Vec<ListenerStatus>,
     /// Sites, by name.
@@ -94,6 +97,20 @@ pub struct UpstreamStatus {
     pub balance: String,
     /// Its endpoints, by address.
     pub endpoints: Vec<EndpointStatus>,
+    /// Host names and services among them, as they are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<NameStatus>,
+}
+
+/// A host name or service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NameStatus {
+    /// As it is written.
+    pub name: String,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+    /// What is wrong with it at present.
+    pub error: Option<String>,
 }
 
 /// An endpoint.

@@ -150,7 +150,8 @@ fn paths_answer_what_they_are_for() {
     let status: Status = serde_json::from_str(&edge.get("/v1/status").body).unwrap();
     assert_eq!((&*status.version, status.generation), ("1.2.3", 7));
     let index = edge.get("/");
-    for path in ["/live", "/ready", "/metrics", "/v1/status", "/v1/config/reload"] {
+    for path in ["/live", "/ready", "/metrics", "/v1/status", "/v1/config/reload", "/v1/log/level"]
+    {
         assert!(index.body.contains(path), "{path}");
     }
     let head = edge.send("HEAD /v1/status", "Host: localhost\r\n");
@@ -219,9 +220,15 @@ fn a_token_is_asked_for_everywhere_but_at_live_and_ready() {
     let with = |line: &str, token: &str| {
         edge.send(line, &format!("Host: edge.example\r\nAuthorization: Bearer {token}\r\n")).status
     };
-    for line in
-        ["GET /", "GET /metrics", "GET /v1/status", "POST /v1/config/reload", "GET /nothing"]
-    {
+    for line in [
+        "GET /",
+        "GET /metrics",
+        "GET /v1/status",
+        "POST /v1/config/reload",
+        "PUT /v1/log/level",
+        "DELETE /v1/log/level",
+        "GET /nothing",
+    ] {
         let reply = edge.send(line, "Host: localhost\r\n");
         assert_eq!(reply.status, 401, "{line}");
         assert!(reply.head.contains("www-authenticate: bearer"), "{}", reply.head);
@@ -246,7 +253,9 @@ fn other_host_names_and_other_pages_are_refused_without_a_token() {
     assert_eq!(edge.send("GET /v1/status", "Host: evil.example\r\n").status, 403);
     assert_eq!(edge.send("GET /ready", "Host: evil.example\r\n").status, 200);
     let page = "Host: localhost\r\nOrigin: https://evil.example\r\nContent-Length: 0\r\n";
-    assert_eq!(edge.send("POST /v1/config/reload", page).status, 403);
+    for line in ["POST /v1/config/reload", "PUT /v1/log/level", "DELETE /v1/log/level"] {
+        assert_eq!(edge.send(line, page).status, 403, "{line}");
+    }
     assert_eq!(edge.control.started.load(Ordering::SeqCst), 0);
 }
 

@@ -30,8 +30,8 @@ Examples:
   tidegate run --config /etc/tidegate/tidegate.toml --upgrade
                                                      take over from the edge that runs
 
-Signals: SIGHUP reloads; SIGTERM and SIGINT drain and end, a second one ends at once; SIGQUIT waits for a
-process that is started with --upgrade, which gets all sockets, then drains and ends. That process may
+Signals: SIGHUP reloads; SIGUSR1 opens the access log's file again; SIGTERM and SIGINT drain and end, a second one
+ends at once; SIGQUIT waits for a process that is started with --upgrade, which gets all sockets, then drains and ends. That process may
 also come without SIGQUIT. Where none comes, or where it fails before it serves, the edge serves on.
 
 Exit codes:
@@ -124,12 +124,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         ..Options::new(&args.config)
     };
     let mut prepared = Edge::prepare(options).map_err(told)?;
-    let level = args.log_level.map_or(prepared.config().log_level, LogLevel::from);
+    let fixed = args.log_level.map(LogLevel::from);
     let format = args.log_format.map_or(prepared.config().log_format, LogFormat::from);
-    let log = logging::install(level, format)?;
-    if args.log_level.is_none() {
-        prepared.set_logging(log);
-    }
+    let log = logging::install(prepared.config().log_level, fixed, format)?;
+    prepared.set_logging(log);
     prepared.set_inherited(activated_sockets());
     let signals = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -175,6 +173,7 @@ enum End {
 
 struct Signals {
     hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     quit: tokio::signal::unix::Signal,
@@ -184,6 +183,7 @@ impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -208,11 +208,12 @@ impl Signals {
         self.end().await;
     }
 
-    /// Reloads by SIGHUP until a signal or a new process ends the edge.
+    /// Reloads by SIGHUP, opens logs again by SIGUSR1, until a signal or a new process ends the edge.
     async fn wait_for_the_end(&mut self, edge: &EdgeHandle) -> End {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => edge.reload_by_signal().await,
+                _ = self.user1.recv() => edge.reopen_access_log(),
                 _ = self.quit.recv() => edge.expect_successor(),
                 () = edge.handed_over() => return End::HandedOver,
                 _ = self.terminate.recv() => return End::Signal,

@@ -156,6 +156,16 @@ fn overview(text: &mut String, status: &Status, now: Timestamp) -> std::fmt::Res
             "{WARN}The file on disk is not the configuration in force: `tidegate check` tells whether it is right.{WARN:#}"
         )?;
     }
+    if let Some(log) = status.log.as_ref().filter(|log| log.changed) {
+        let until = log.until.as_deref().map_or("further notice", |time| time);
+        writeln!(
+            text,
+            "{WARN}log level changed to {} until {}; without that it is {}{WARN:#}",
+            printable(&log.level),
+            printable(until),
+            printable(&log.configured),
+        )?;
+    }
     let Some(reload) = &configuration.last_reload else { return Ok(()) };
     let at = ago(&reload.at, now);
     match reload.result {

@@ -43,7 +43,7 @@ pub use watch::Watcher;
 use crate::{
     policy::PolicyConfig,
     telemetry::{AccessLogConfig, LogFormat, LogLevel},
-    upstream::UpstreamConfig,
+    upstream::{DnsConfig, UpstreamConfig},
 };
 
 /// A configuration that can't be wrong in itself: names are unique and refer to things that exist, values are in range.
@@ -61,6 +61,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// One line a request.
     pub access_log: AccessLogConfig,
+    /// How host names of endpoints are resolved.
+    pub dns: DnsConfig,
     /// Listeners, sorted by name.
     pub listeners: Vec<ListenerConfig>,
     /// Sites, sorted by name.

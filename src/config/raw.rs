@@ -14,7 +14,7 @@ use crate::{
     policy::RawPolicy,
     telemetry::{RawAccessLog, RawLog},
     types::Name,
-    upstream::RawUpstream,
+    upstream::{RawDns, RawUpstream},
 };
 
 /// A whole configuration, merged from its fragments.
@@ -38,6 +38,8 @@ pub struct Raw {
     pub access_log: RawAccessLog,
     /// Certificates by ACME.
     pub acme: RawAcme,
+    /// How host names of endpoints are resolved.
+    pub dns: RawDns,
     /// Bound addresses by name. Without any: `http` on `[::]:80`, which redirects, and `https` on `[::]:443`.
     pub listeners: BTreeMap<Name, RawListener>,
     /// Sites by name.

@@ -9,13 +9,14 @@ use serde_json::{Map, Value, json};
 use super::raw::Raw;
 
 /// Sections in the order in which people meet them.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "server",
     "reload",
     "admin",
     "log",
     "access_log",
     "acme",
+    "dns",
     "listeners",
     "sites",
     "policies",
@@ -24,11 +25,15 @@ const ORDER: [&str; 11] = [
 ];
 
 /// Kinds of values that are written as text and have a name of their own.
-const TEXT_KINDS: [(&str, &str); 7] = [
+const TEXT_KINDS: [(&str, &str); 9] = [
     ("duration", "a number with `ms`, `s`, `m`, `h` or `d`: `\"250ms\"`, `\"5s\"`, `\"1m 30s\"`"),
     (
         "size",
         "a whole number with `B`, `KiB`, `MiB`, `GiB` (powers of 1024) or `KB`, `MB`, `GB` (powers of 1000): `\"10MiB\"`",
+    ),
+    (
+        "percentage",
+        "a number from 0 to 100 with at most four decimals, and `%`: `\"10%\"`, `\"0.5%\"`",
     ),
     ("network", "`\"10.0.0.0/8\"`, `\"2001:db8::/32\"`, or one address"),
     (
@@ -42,8 +47,9 @@ const TEXT_KINDS: [(&str, &str); 7] = [
     ),
     (
         "endpoint address",
-        "`\"10.0.0.11:8080\"`, `\"app.internal:8080\"` (resolved by DNS), `\"unix:/run/app.sock\"`",
+        "`\"10.0.0.11:8080\"`, `\"app.internal:8080\"` (resolved by DNS), `\"srv:_http._tcp.app.internal\"` (by SRV records), `\"unix:/run/app.sock\"`",
     ),
+    ("name server", "`\"10.0.0.2\"` (port 53), `\"127.0.0.1:5353\"`"),
 ];
 
 /// The JSON schema of a configuration file (draft 2020-12), for editors.

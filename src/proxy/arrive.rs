@@ -12,11 +12,12 @@ use pingora_proxy::Session;
 use super::{
     client_address,
     connection::ConnectionInfo,
-    context::{Exchange, RequestContext},
+    context::RequestContext,
     endpoint,
     failure::Failure,
     forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
     respond,
+    tries::Exchange,
 };
 use crate::{
     config::ListenerLimits,

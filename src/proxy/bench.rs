@@ -16,7 +16,7 @@ use crate::types::Cidr;
 #[derive(Debug)]
 pub struct Hop {
     peer: IpAddr,
-    hop: super::hop::Hop,
+    texts: super::hop::Hop,
     trusted: Box<[Cidr]>,
     host: HeaderValue,
     request_id: HeaderValue,
@@ -27,7 +27,7 @@ impl Hop {
     pub fn new(peer: IpAddr, trusted: &[Cidr], host: &str) -> Self {
         Self {
             peer,
-            hop: super::hop::Hop::new(Some(peer), true, Some(443)),
+            texts: super::hop::Hop::new(Some(peer), true, Some(443)),
             trusted: trusted.into(),
             host: HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("")),
             request_id: new_request_id(),
@@ -38,7 +38,7 @@ impl Hop {
     pub fn forward(&self, request: &mut RequestHeader) {
         let client = client_address::find(Some(self.peer), &request.headers, &self.trusted);
         let forwarding =
-            Forwarding { hop: &self.hop, client, host: &self.host, request_id: &self.request_id };
+            Forwarding { hop: &self.texts, client, host: &self.host, request_id: &self.request_id };
         set_forwarding_headers(request, &forwarding);
     }
 }

@@ -1,15 +1,11 @@
 //! What the edge remembers of one request.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::HeaderValue;
 
 use super::{
-    client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, watchdog::Watchdog,
+    client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, tries::Tries,
 };
 use crate::{
     policy::PolicyContext,
@@ -19,7 +15,6 @@ use crate::{
         metrics::{InFlight, RouteMetrics, UpstreamMetrics},
     },
     types::Name,
-    upstream::{Picked, Timeouts, Tried},
 };
 
 /// The state of one request. It takes one snapshot when it is made, and lets it go at the response head: a long stream
@@ -68,45 +63,6 @@ pub(super) struct Labels {
     pub(super) in_flight: Option<InFlight>,
     pub(super) upstream: Option<Arc<UpstreamMetrics>>,
     pub(super) access_log: Option<Arc<AccessLog>>,
-}
-
-/// What a request asks for, as far as its timeouts differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Exchange {
-    /// An answer.
-    #[default]
-    Answer,
-    /// Events or gRPC messages: once the head says so, silence is no fault.
-    Stream,
-    /// A WebSocket: silence is no fault from the start.
-    WebSocket,
-}
-
-/// The tries of a request on endpoints.
-#[derive(Default)]
-pub(super) struct Tries {
-    /// The upstream, by its place in the snapshot.
-    pub(super) upstream: Option<usize>,
-    /// Timeouts of this route.
-    pub(super) timeouts: Timeouts,
-    /// How many there were.
-    pub(super) count: u32,
-    /// The endpoints that were tried.
-    pub(super) tried: Tried,
-    /// The present one; its in-flight guard ends with the request.
-    pub(super) picked: Option<Picked>,
-    /// When the first try began.
-    pub(super) began: Option<Instant>,
-    /// From then to the first byte of the answer.
-    pub(super) first_byte: Option<Duration>,
-    /// From then to the end of the answer.
-    pub(super) took: Option<Duration>,
-    /// Ends a try that takes too long.
-    pub(super) watchdog: Option<Watchdog>,
-    /// What the request asks for.
-    pub(super) exchange: Exchange,
-    /// The largest request body; `None` where there is no limit.
-    pub(super) max_body_bytes: Option<u64>,
 }
 
 impl RequestContext {

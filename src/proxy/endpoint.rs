@@ -13,8 +13,9 @@ use pingora_proxy::Session;
 
 use super::{
     announce,
-    context::{Exchange, RequestContext},
+    context::RequestContext,
     failure::Failure,
+    tries::Exchange,
     upgrade,
     watchdog::{Expired, Watchdog},
 };
@@ -54,8 +55,10 @@ pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     // A retry sends the body again from its start.
     ctx.body_bytes = 0;
     let tries = &mut ctx.tries;
-    tries.began.get_or_insert_with(Instant::now);
+    let now = Instant::now();
+    tries.began.get_or_insert(now);
     tries.count += 1;
+    tries.records.begin(picked.endpoint().clone(), now);
     let mut peer = picked.peer(&tries.timeouts, tries.exchange != Exchange::Answer);
     if let Some(opening) = opening.clone() {
         announce::prepare(&mut peer, opening);
@@ -79,8 +82,11 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 }
 
 /// A connection is there: the watchdog starts where this route needs one.
-pub(super) fn connected(socket: std::os::fd::RawFd, ctx: &mut RequestContext) {
+pub(super) fn connected(socket: std::os::fd::RawFd, is_reused: bool, ctx: &mut RequestContext) {
     let tries = &mut ctx.tries;
+    if !is_reused {
+        tries.records.connected(Instant::now());
+    }
     let is_http1 = ctx
         .snapshot
         .as_ref()
@@ -99,6 +105,7 @@ pub(super) fn connected(socket: std::os::fd::RawFd, ctx: &mut RequestContext) {
 
 /// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
 pub(super) fn connect_failed(ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
+    ctx.tries.records.end(Some(Failure::of(&error).reason()), Instant::now());
     let again = may_try_again(ctx);
     error.set_retry(again);
     if again {
@@ -120,6 +127,11 @@ pub(super) fn try_failed(
             Expired::Total => Failure::TotalTimeout,
         });
     }
+    let reason = match &ctx.failure {
+        Some(failure) => failure.reason(),
+        None => Failure::of(&error).reason(),
+    };
+    ctx.tries.records.end(Some(reason), Instant::now());
     let was_reset = matches!(
         error.etype(),
         ErrorType::ConnectionClosed

@@ -150,6 +150,14 @@ impl Failure {
         }
     }
 
+    /// More than [`Self::reason`] for the log, where there is more.
+    pub(super) fn detail(&self) -> Option<&'static str> {
+        match self {
+            Self::BadPath(error) => Some(error.sentence()),
+            _ => None,
+        }
+    }
+
     /// As it is counted where no site was found.
     pub(super) fn refused(&self) -> RequestRefused {
         match self {

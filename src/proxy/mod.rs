@@ -18,6 +18,7 @@ mod outcome;
 mod pump;
 mod relay;
 mod respond;
+mod tries;
 mod tunnel;
 mod upgrade;
 mod watchdog;
@@ -101,13 +102,13 @@ impl ProxyHttp for Edge {
     async fn connected_to_upstream(
         &self,
         _session: &mut Session,
-        _reused: bool,
+        reused: bool,
         _peer: &HttpPeer,
         socket: std::os::fd::RawFd,
         _digest: Option<&Digest>,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        endpoint::connected(socket, ctx);
+        endpoint::connected(socket, reused, ctx);
         Ok(())
     }
 

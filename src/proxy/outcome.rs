@@ -1,15 +1,18 @@
 //! After the last byte: counters and the access log line.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
 use pingora_error::Error;
 use pingora_proxy::Session;
 
 use super::{context::RequestContext, failure::Failure};
-use crate::telemetry::{
-    Entry,
-    metrics::{Metrics, RequestRefused},
+use crate::{
+    telemetry::{
+        AccessLog, Entry, Try,
+        metrics::{Metrics, RequestRefused},
+    },
+    upstream::MAX_TRIES,
 };
 
 /// How long the rest of a body is read after an answer that did not wait for it.
@@ -22,10 +25,11 @@ pub(super) fn record(
     ctx: &mut RequestContext,
     metrics: &Metrics,
 ) {
-    let took = ctx.started.elapsed();
+    let ended = Instant::now();
+    let took = ended.saturating_duration_since(ctx.started);
     let upstream = match (ctx.tries.first_byte, ctx.tries.began) {
         (Some(first_byte), _) => Some(ctx.tries.took.unwrap_or(first_byte)),
-        (None, Some(began)) => Some(began.elapsed()),
+        (None, Some(began)) => Some(ended.saturating_duration_since(began)),
         (None, None) => None,
     };
     let bytes_out = session.body_bytes_sent() as u64;
@@ -48,40 +52,76 @@ pub(super) fn record(
             .refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused)),
     }
     ctx.labels.in_flight = None;
-    if let Some(log) = ctx.labels.access_log.clone() {
-        let header = session.req_header();
-        let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);
-        let trace = header.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let picked = ctx.tries.picked.as_ref();
-        log.write(&Entry {
-            time: SystemTime::now(),
-            request_id: ctx.request_id.to_str().unwrap_or_default(),
-            // version-trace-parent-flags (W3C Trace Context, section 3.2).
-            trace_id: trace.and_then(|text| text.split('-').nth(1)).filter(|id| id.len() == 32),
-            client: ctx.client.address,
-            method: header.method.as_str(),
-            host: ctx.host.as_bytes(),
-            path: header.uri.path().as_bytes(),
-            query: header.uri.query().map(str::as_bytes),
-            protocol: protocol(header.version),
-            tls_version: ctx
-                .connection
-                .as_ref()
-                .and_then(|connection| Some(connection.tls.as_ref()?.version)),
-            status,
-            bytes_in: ctx.body_bytes,
-            bytes_out,
-            duration: took,
-            upstream_duration: upstream,
-            site: ctx.labels.site.as_deref(),
-            route: ctx.labels.route.as_deref(),
-            upstream: picked.map(|picked| &**picked.endpoint().upstream()),
-            endpoint: picked.map(|picked| picked.endpoint().address()),
-            tries: ctx.tries.count,
-            error: reason,
-            header: &lookup,
-        });
+    ctx.tries.records.end(reason, ended);
+    let log = ctx.labels.access_log.clone();
+    // What failed before it was routed has its snapshot still.
+    let Some(log) = log.or_else(|| ctx.snapshot.as_ref()?.access_log.clone()) else { return };
+    // A refusal with its own answer is whole; an answer that broke off has a status that says nothing of it.
+    let is_broken = status == 0 || (reason.is_some() && !ctx.is_own_answer);
+    if log.takes(status, is_broken, took) {
+        write_line(&log, session, ctx, Measured { status, took, upstream, bytes_out, reason });
     }
+}
+
+/// What was found out at the end of a request.
+#[derive(Clone, Copy)]
+struct Measured {
+    status: u16,
+    took: Duration,
+    upstream: Option<Duration>,
+    bytes_out: u64,
+    reason: Option<&'static str>,
+}
+
+fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured: Measured) {
+    let header = session.req_header();
+    let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);
+    let trace = header.headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let picked = ctx.tries.picked.as_ref();
+    let listener = ctx.connection.as_ref().map(|connection| connection.listener());
+    let mut tried = [Try::default(); MAX_TRIES as usize];
+    let mut count = 0;
+    for (place, one) in tried.iter_mut().zip(ctx.tries.records.for_log()) {
+        *place = one;
+        count += 1;
+    }
+    log.write(&Entry {
+        request_id: ctx.request_id.to_str().ok(),
+        // version-trace-parent-flags (W3C Trace Context, section 3.2).
+        trace_id: trace.and_then(|text| text.split('-').nth(1)).filter(|id| id.len() == 32),
+        client: ctx.client.address,
+        listener: listener.as_deref().map(|name| &**name),
+        method: Some(header.method.as_str()),
+        host: Some(ctx.host.as_bytes()),
+        path: Some(header.uri.path().as_bytes()),
+        query: header.uri.query().map(str::as_bytes),
+        protocol: Some(protocol(header.version)),
+        tls_version: ctx
+            .connection
+            .as_ref()
+            .and_then(|connection| Some(connection.tls.as_ref()?.version)),
+        status: measured.status,
+        bytes_in: ctx.body_bytes,
+        bytes_out: measured.bytes_out,
+        duration: measured.took,
+        upstream_duration: measured.upstream,
+        site: ctx.labels.site.as_deref(),
+        route: ctx.labels.route.as_deref(),
+        upstream: picked.map(|picked| &**picked.endpoint().upstream()),
+        endpoint: picked.map(|picked| picked.endpoint().label()),
+        tries: ctx.tries.count,
+        tried: tried.get(..count).unwrap_or_default(),
+        error: measured.reason,
+        detail: ctx.failure.as_ref().and_then(Failure::detail),
+        header: &lookup,
+        ..Entry::at(began_at(measured.took))
+    });
+}
+
+/// When a request began by the calendar. What it took goes by the monotonic clock, whatever the calendar did meanwhile.
+fn began_at(took: Duration) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(took).unwrap_or(now)
 }
 
 /// Reads what is left of the request's body, so that the next byte on the connection belongs to a head.

@@ -1,5 +1,7 @@
 //! What passes between client and endpoint: heads are edited, bytes are counted, failures are answered.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue,
@@ -10,10 +12,11 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
-    context::{Exchange, RequestContext},
+    context::RequestContext,
     failure::Failure,
     forward::{self, Forwarding},
     respond,
+    tries::Exchange,
 };
 use crate::{snapshot::Target, upstream::parse_keep_alive};
 
@@ -94,7 +97,9 @@ pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext)
         watchdog.saw_byte();
     }
     if tries.first_byte.is_none() {
-        tries.first_byte = tries.began.map(|began| began.elapsed());
+        let now = Instant::now();
+        tries.first_byte = tries.began.map(|began| now.saturating_duration_since(began));
+        tries.records.answered(now);
     }
     if let Some(picked) = &tries.picked {
         let announced =
@@ -172,15 +177,16 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
             return Err(fail(ctx, Failure::UpstreamTimeout));
         }
     }
-    let over = |began: std::time::Instant| {
-        ctx.tries.timeouts.total.is_some_and(|total| began.elapsed() > total)
-    };
+    let over =
+        |began: Instant| ctx.tries.timeouts.total.is_some_and(|total| began.elapsed() > total);
     if ctx.tries.exchange == Exchange::Answer && ctx.tries.began.is_some_and(over) {
         return Err(fail(ctx, Failure::TotalTimeout));
     }
     if end_of_stream {
+        let now = Instant::now();
         ctx.tries.watchdog = None;
-        ctx.tries.took = ctx.tries.began.map(|began| began.elapsed());
+        ctx.tries.took = ctx.tries.began.map(|began| now.saturating_duration_since(began));
+        ctx.tries.records.end(None, now);
     }
     Ok(())
 }

@@ -28,30 +28,39 @@ pub enum Slashes {
     Keep,
 }
 
-/// Why a path is refused with 400. The text is constant and may be logged.
+/// Why a path is refused with 400.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.sentence())]
 pub enum PathError {
     /// It does not start with a slash.
-    #[error("it does not start with \"/\"")]
     NotAbsolute,
     /// A `%` without two hexadecimal digits after it.
-    #[error("a percent sign is not followed by two hexadecimal digits")]
     BrokenEscape,
     /// `%00` to `%1f`, `%7f`, or such a byte itself.
-    #[error("it has an encoded control character")]
     Control,
     /// `%2f` or `%5c`: one server takes it as a separator, the next does not.
-    #[error("it has an encoded slash or backslash")]
     EncodedSlash,
     /// A bare backslash, which some servers take as a slash.
-    #[error("it has a backslash")]
     Backslash,
     /// A character that no URI has.
-    #[error("it has a character that no URI has")]
     NotUri,
     /// More `..` than segments.
-    #[error("it leads above the root")]
     AboveRoot,
+}
+
+impl PathError {
+    /// What is wrong. Constant, and so it may be logged.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotAbsolute => "it does not start with \"/\"",
+            Self::BrokenEscape => "a percent sign is not followed by two hexadecimal digits",
+            Self::Control => "it has an encoded control character",
+            Self::EncodedSlash => "it has an encoded slash or backslash",
+            Self::Backslash => "it has a backslash",
+            Self::NotUri => "it has a character that no URI has",
+            Self::AboveRoot => "it leads above the root",
+        }
+    }
 }
 
 fn is_unreserved(byte: u8) -> bool {

@@ -14,11 +14,12 @@ use super::{
 use crate::{
     admin::{
         CertificateStatus, ConfigurationStatus, Control, EndpointStatus, HealthStatus,
-        ListenerStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Status,
-        UpstreamStatus,
+        ListenerStatus, NameStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus,
+        SiteStatus, Status, UpstreamStatus,
     },
     snapshot::{Site, Snapshot},
     telemetry::{
+        logging::Logging,
         metrics::{CertificateSample, EndpointSample, RouteStats},
         rfc3339,
     },
@@ -66,6 +67,7 @@ impl Control for AdminControl {
                 .map(|upstream| upstream_status(upstream.status()))
                 .collect(),
             certificates: certificates(&snapshot),
+            log: core.options.logging.as_ref().map(Logging::status),
             routes: core
                 .live
                 .metrics
@@ -91,6 +93,10 @@ impl Control for AdminControl {
             })
             .collect();
         core.live.metrics.render(&endpoints, &certificates)
+    }
+
+    fn logging(&self) -> Option<Logging> {
+        self.0.options.logging.clone()
     }
 
     fn reload(&self) -> BoxFuture<'_, ReloadOutcome> {
@@ -183,6 +189,15 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
             Balance::LeastConn => "least-conn".to_owned(),
         },
         endpoints: status.endpoints.into_iter().map(endpoint).collect(),
+        names: status
+            .names
+            .into_iter()
+            .map(|name| NameStatus {
+                name: name.name,
+                endpoints: name.addresses,
+                error: name.error,
+            })
+            .collect(),
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Options {
     pub config: PathBuf,
     /// A broken file ends the start, also where there is a last good configuration.
     pub strict_start: bool,
-    /// The process's log, whose level a reload may change.
+    /// The process's log, whose level a reload or the API may change.
     pub logging: Option<Logging>,
     /// The sockets of the edge that runs with the same state directory are taken over.
     pub upgrade: bool,
@@ -408,6 +408,13 @@ impl EdgeHandle {
     /// Returns when a new process has taken over: this one accepts no more, and is to be ended with a drain.
     pub async fn handed_over(&self) {
         self.core.estate.handed_over().await;
+    }
+
+    /// Has the access log's file opened again, after it was moved. The edge does not wait for it.
+    pub fn reopen_access_log(&self) {
+        if let Some(log) = &self.core.snapshot.load().access_log {
+            log.reopen();
+        }
     }
 
     /// Ends the edge: with `drain`, requests in flight end first, for as long as the configuration says.

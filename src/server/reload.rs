@@ -168,7 +168,7 @@ impl Core {
         self.listeners.start(plan);
         self.live.metrics.generation(generation);
         if let Some(logging) = &self.options.logging {
-            logging.set_level(config.log_level);
+            logging.configure(config.log_level);
         }
         for diagnostic in
             loaded.report.diagnostics().chain(loaded.report_of(problems).diagnostics())

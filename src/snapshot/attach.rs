@@ -58,8 +58,8 @@ impl Live {
     /// State for a new edge. Tasks (probes, file watches) run on `control`.
     pub fn new(state_dir: &Path, control: Handle, metrics: Arc<Metrics>) -> Self {
         Self {
+            upstreams: upstream::Live::new(control.clone(), metrics.clone()),
             metrics,
-            upstreams: upstream::Live::new(control.clone()),
             tls: TlsLive::new(state_dir, control),
             generation: AtomicU64::new(0),
             access_log: Mutex::new(None),
@@ -86,6 +86,8 @@ impl Live {
             bindings.push(site.listeners.clone());
             sites.push(Arc::new(self.attach_site(site)?));
         }
+        // Nothing can fail from here on.
+        self.upstreams.configure(&config.dns);
         let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()
@@ -125,7 +127,8 @@ impl Live {
         {
             return Ok(Some(log.clone()));
         }
-        let log = Arc::new(AccessLog::start(config, self.metrics.access_log_dropped())?);
+        let previous = present.as_ref().map(|(_, log)| &**log);
+        let log = Arc::new(AccessLog::start(config, self.metrics.access_log(), previous)?);
         *present = Some((config.clone(), log.clone()));
         Ok(Some(log))
     }

@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::access_log::{AccessLogField, RawSample, SampleConfig};
+use crate::types::{KeyPath, Problems};
+
 /// `[log]`: the edge's own messages, on standard error.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawLog {
-    /// How much is said: `error`, `warn`, `info`, `debug` or `trace`, which also shows what libraries say, whole heads of requests with their cookies among it. The `--log-level` option goes before it.
+    /// How much is said: `error`, `warn`, `info`, `debug` or `trace`, which also shows what libraries say, whole heads of requests with their cookies among it. The `--log-level` option and `RUST_LOG` go before it; `PUT /v1/log/level` changes it for a while.
     #[schemars(extend("default" = "info"))]
     pub level: Option<LogLevel>,
     /// `text` for people, `json` for machines.
@@ -32,6 +35,19 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl LogLevel {
+    /// The word that stands for it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// How a log line looks.
@@ -58,6 +74,10 @@ pub struct RawAccessLog {
     /// `"stdout"`, or the path of a file that lines are appended to.
     #[schemars(extend("default" = "stdout"))]
     pub output: Option<String>,
+    /// What a line in JSON holds, in this order. Default: everything.
+    pub fields: Option<Vec<AccessLogField>>,
+    /// Which requests get a line. Default: all.
+    pub sample: Option<RawSample>,
     /// Request headers to write, by name; those in `mask_headers` are written as `***`.
     #[schemars(extend("default" = ["user-agent", "referer"]))]
     pub headers: Option<Vec<String>>,
@@ -97,6 +117,10 @@ pub struct AccessLogConfig {
     pub format: AccessLogFormat,
     /// Where lines go.
     pub output: AccessLogOutput,
+    /// What a line in JSON holds, in this order.
+    pub fields: Vec<AccessLogField>,
+    /// Which requests get a line; `None` is all.
+    pub sample: Option<SampleConfig>,
     /// Request headers to write (lower case).
     pub headers: Vec<String>,
     /// Request headers whose value is never written (lower case).
@@ -110,8 +134,8 @@ const MASKED_QUERY: [&str; 7] =
     ["access_token", "token", "api_key", "key", "password", "secret", "code"];
 
 impl RawAccessLog {
-    /// Fills in the defaults.
-    pub fn parse(&self) -> AccessLogConfig {
+    /// Fills in the defaults; `path` is where problems point to.
+    pub fn parse(&self, path: &KeyPath, problems: &mut Problems) -> AccessLogConfig {
         let lower =
             |list: &[String]| list.iter().map(|name| name.to_ascii_lowercase()).collect::<Vec<_>>();
         let mut mask_headers = lower(&self.mask_headers);
@@ -123,6 +147,8 @@ impl RawAccessLog {
                 None | Some("stdout") => AccessLogOutput::Stdout,
                 Some(path) => AccessLogOutput::File(path.into()),
             },
+            fields: self.parse_fields(&path.key("fields"), problems),
+            sample: self.sample.as_ref().map(|sample| sample.parse(&path.key("sample"), problems)),
             headers: self
                 .headers
                 .as_deref()
@@ -133,5 +159,29 @@ impl RawAccessLog {
                 .as_deref()
                 .map_or_else(|| MASKED_QUERY.map(str::to_owned).into(), lower),
         }
+    }
+
+    fn parse_fields(&self, path: &KeyPath, problems: &mut Problems) -> Vec<AccessLogField> {
+        let Some(fields) = &self.fields else { return AccessLogField::ALL.to_vec() };
+        if self.format == Some(AccessLogFormat::Combined) {
+            problems
+                .error(path, "the combined form has fields of its own, so `fields` has no effect")
+                .at_key()
+                .help("leave it out, or write `format = \"json\"`");
+        }
+        if fields.is_empty() {
+            problems
+                .error(path, "a line without fields says nothing")
+                .help("name some, or write `enabled = false`");
+        }
+        for (index, field) in fields.iter().enumerate() {
+            let first = fields.iter().take(index).position(|other| other == field);
+            if let Some(first) = first {
+                problems
+                    .error(&path.index(index), format!("\"{}\" stands here twice", field.name()))
+                    .related(path.index(first), "first here");
+            }
+        }
+        fields.clone()
     }
 }

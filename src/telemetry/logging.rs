@@ -1,7 +1,8 @@
 //! The edge's own log on standard error: for the binary only, since it is one for the whole process.
 //!
 //! Text for people (in colour only on a terminal and without `NO_COLOR`) or one JSON object a line. Records of the
-//! `log` crate, which Pingora writes, come along. `RUST_LOG` goes before the configured level.
+//! `log` crate, which Pingora writes, come along. `RUST_LOG` goes before the configured level; a
+//! change through the API goes before both (`log_level.rs`).
 //!
 //! Pingora says at ERROR that a client went away; that is everyday life of an edge and is counted instead, so those
 //! records are dropped (pingora-proxy 0.9.1, `src/lib.rs`: "Fail to proxy: Downstream …").
@@ -10,6 +11,8 @@ use std::{
     env,
     fmt::{self, Write as _},
     io::{self, IsTerminal},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime},
 };
 
 use tracing::{Event, Subscriber, field::Field};
@@ -21,7 +24,10 @@ use tracing_subscriber::{
     util::{SubscriberInitExt, TryInitError},
 };
 
-use super::config::{LogFormat, LogLevel};
+use super::{
+    config::{LogFormat, LogLevel},
+    log_level::{Levels, LogLevelStatus, Setting},
+};
 
 /// Why the log can't be installed.
 #[derive(Debug, thiserror::Error)]
@@ -32,37 +38,112 @@ pub enum LoggingError {
     /// Somebody installed one before.
     #[error("the process has a log already")]
     Installed(#[from] TryInitError),
+    /// It is gone.
+    #[error("the process's log can't be changed")]
+    Change(#[from] reload::Error),
 }
 
-/// Changes the installed log.
+/// The installed log, whose level can be changed.
 #[derive(Clone, Debug)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Registry>,
-    is_fixed: bool,
+    levels: Arc<Mutex<Levels>>,
 }
 
 impl Logging {
-    /// Takes a new level from a reloaded configuration. `RUST_LOG`, where set, stays in force.
-    pub fn set_level(&self, level: LogLevel) {
-        if self.is_fixed {
-            return;
+    /// Takes the level of a reloaded configuration. What the start fixed stays in force, and so does a change through
+    /// the API, unless the configuration's level is another than before.
+    pub fn configure(&self, level: LogLevel) {
+        let mut levels = self.lock();
+        let has_ended = levels.configure(level);
+        self.apply(&levels);
+        drop(levels);
+        if has_ended {
+            tracing::warn!(level = level.word(), "log level of the configuration in force again");
         }
-        match self.filter.reload(EnvFilter::new(directives(level))) {
-            // The bridge from the `log` crate has a limit of its own.
-            Ok(()) => log::set_max_level(level.into()),
+    }
+
+    /// Changes the level until further notice, or until then; the caller sees to [`Self::expire`].
+    pub fn change(&self, level: LogLevel, until: Option<Instant>) {
+        let mut levels = self.lock();
+        levels.change(level, until);
+        self.apply(&levels);
+        let status = levels.status(Instant::now(), SystemTime::now());
+        drop(levels);
+        let until = status.until.as_deref().unwrap_or("further notice");
+        tracing::warn!(level = level.word(), until, "log level changed");
+    }
+
+    /// Goes back to what holds without a change.
+    pub fn end_change(&self) {
+        self.go_back(Levels::end_change);
+    }
+
+    /// Goes back if the time of the change is over.
+    pub fn expire(&self) {
+        self.go_back(|levels| levels.expire(Instant::now()));
+    }
+
+    fn go_back(&self, end: impl FnOnce(&mut Levels) -> bool) {
+        let mut levels = self.lock();
+        let has_ended = end(&mut levels);
+        self.apply(&levels);
+        let status = levels.status(Instant::now(), SystemTime::now());
+        drop(levels);
+        if has_ended {
+            tracing::warn!(level = status.level, "log level as before the change");
+        }
+    }
+
+    /// What is in force.
+    pub fn status(&self) -> LogLevelStatus {
+        self.lock().status(Instant::now(), SystemTime::now())
+    }
+
+    /// Under the lock of `levels`, so that the last of two racing changes holds.
+    fn apply(&self, levels: &Levels) {
+        match filter(&levels.in_force()).and_then(|filter| Ok(self.filter.reload(filter)?)) {
+            Ok(()) => limit_log_crate(),
             Err(error) => tracing::warn!(%error, "log level can't be changed"),
         }
     }
+
+    fn lock(&self) -> MutexGuard<'_, Levels> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Installs the log of the process.
-pub fn install(level: LogLevel, format: LogFormat) -> Result<Logging, LoggingError> {
-    let from_environment = env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
-    let filter = match &from_environment {
-        Some(text) => EnvFilter::try_new(text)?,
-        None => EnvFilter::new(directives(level)),
+fn filter(setting: &Setting) -> Result<EnvFilter, LoggingError> {
+    Ok(match setting {
+        Setting::Level(level) => EnvFilter::new(directives(*level)),
+        Setting::Filter(text) => EnvFilter::try_new(text)?,
+    })
+}
+
+/// The bridge from the `log` crate has a limit of its own: what no filter lets pass.
+fn limit_log_crate() {
+    let limit = match tracing::level_filters::LevelFilter::current().into_level() {
+        None => log::LevelFilter::Off,
+        Some(tracing::Level::ERROR) => log::LevelFilter::Error,
+        Some(tracing::Level::WARN) => log::LevelFilter::Warn,
+        Some(tracing::Level::INFO) => log::LevelFilter::Info,
+        Some(tracing::Level::DEBUG) => log::LevelFilter::Debug,
+        Some(tracing::Level::TRACE) => log::LevelFilter::Trace,
     };
-    let (filter, handle) = reload::Layer::new(filter);
+    log::set_max_level(limit);
+}
+
+/// Installs the log of the process. `fixed` is the level that the command line asks for; `RUST_LOG` goes before it, and
+/// both before `configured`.
+pub fn install(
+    configured: LogLevel,
+    fixed: Option<LogLevel>,
+    format: LogFormat,
+) -> Result<Logging, LoggingError> {
+    let from_environment = env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    let fixed = from_environment.map(Setting::Filter).or(fixed.map(Setting::Level));
+    let levels = Levels::new(configured, fixed);
+    let (filter, handle) = reload::Layer::new(filter(&levels.in_force())?);
     let registry = tracing_subscriber::registry().with(filter).with(WithoutClientCloses);
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     match format {
@@ -71,7 +152,7 @@ pub fn install(level: LogLevel, format: LogFormat) -> Result<Logging, LoggingErr
             .with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false))
             .try_init()?,
     }
-    Ok(Logging { filter: handle, is_fixed: from_environment.is_some() })
+    Ok(Logging { filter: handle, levels: Arc::new(Mutex::new(levels)) })
 }
 
 /// See <https://no-color.org>.
@@ -86,21 +167,9 @@ fn is_colourful() -> bool {
 const QUIET: [&str; 8] =
     ["pingora_core", "pingora_proxy", "pingora_pool", "hyper", "h2", "rustls", "hickory", "notify"];
 
-impl From<LogLevel> for log::LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Error => Self::Error,
-            LogLevel::Warn => Self::Warn,
-            LogLevel::Info => Self::Info,
-            LogLevel::Debug => Self::Debug,
-            LogLevel::Trace => Self::Trace,
-        }
-    }
-}
-
 /// The filter of a level: `info` and `debug` are about the edge, `trace` is about everything.
 fn directives(level: LogLevel) -> String {
-    let mut text = log::LevelFilter::from(level).as_str().to_ascii_lowercase();
+    let mut text = level.word().to_owned();
     if matches!(level, LogLevel::Info | LogLevel::Debug) {
         for target in QUIET {
             let _ = write!(text, ",{target}=warn");

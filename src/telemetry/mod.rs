@@ -4,12 +4,17 @@ mod access_log;
 #[doc(hidden)]
 pub mod bench;
 mod config;
+mod log_level;
 pub mod logging;
 pub mod metrics;
 mod time;
 
-pub use access_log::{AccessLog, Entry, TunnelEntry};
+pub use access_log::{
+    AccessLog, AccessLogField, Counters as AccessLogCounters, Entry, RawSample, SampleConfig, Try,
+    TunnelEntry,
+};
 pub use config::{
     AccessLogConfig, AccessLogFormat, AccessLogOutput, LogFormat, LogLevel, RawAccessLog, RawLog,
 };
+pub use log_level::LogLevelStatus;
 pub use time::rfc3339;

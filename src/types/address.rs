@@ -73,13 +73,16 @@ impl fmt::Display for ListenAddress {
     }
 }
 
-/// Where an endpoint is reached: `"10.0.0.11:8080"`, `"[2001:db8::1]:80"`, `"app.internal:8080"` or `"unix:/run/app.sock"`.
+/// Where an endpoint is reached: `"10.0.0.11:8080"`, `"[2001:db8::1]:80"`, `"app.internal:8080"`,
+/// `"srv:_http._tcp.app.internal"` or `"unix:/run/app.sock"`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointAddress {
     /// An IP address and a port.
     Ip(SocketAddr),
     /// A host name (lower case) that discovery resolves, and a port.
     Dns(Arc<str>, u16),
+    /// The name of a service (lower case) whose SRV records discovery resolves.
+    Srv(Arc<str>),
     /// A Unix socket by absolute path.
     Unix(Arc<Path>),
 }
@@ -90,6 +93,9 @@ impl FromStr for EndpointAddress {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix_path(text, path).map(|path| Self::Unix(Arc::from(path)));
+        }
+        if let Some(name) = text.strip_prefix("srv:") {
+            return service_name(text, name).map(Self::Srv);
         }
         if text.contains("://") {
             return Err(AddressError::new(
@@ -128,6 +134,28 @@ impl FromStr for EndpointAddress {
     }
 }
 
+/// `_service._protocol.name` (RFC 2782).
+fn service_name(text: &str, name: &str) -> Result<Arc<str>, AddressError> {
+    let bad = || {
+        AddressError::new(text, "a service is written as \"srv:_http._tcp.app.internal\", no port")
+    };
+    let mut labels = name.splitn(3, '.');
+    for _ in 0..2 {
+        let label = labels.next().and_then(|label| label.strip_prefix('_')).ok_or_else(bad)?;
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if label.is_empty() || label.len() > 62 || !label.bytes().all(is_good) {
+            return Err(bad());
+        }
+    }
+    match labels.next().ok_or_else(bad)?.parse::<super::HostPattern>() {
+        // 253 bytes are the longest name (RFC 1035, section 2.3.4, without the lengths).
+        Ok(super::HostPattern::Exact(host)) if !host.starts_with('[') && name.len() <= 253 => {
+            Ok(Arc::from(name.to_ascii_lowercase().trim_end_matches('.')))
+        }
+        _ => Err(bad()),
+    }
+}
+
 fn unix_path<'a>(text: &str, path: &'a str) -> Result<&'a Path, AddressError> {
     // sun_path holds 108 bytes with its terminator: unix(7).
     if path.len() > 107 {
@@ -146,6 +174,7 @@ impl fmt::Display for EndpointAddress {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Dns(host, port) => write!(f, "{host}:{port}"),
+            Self::Srv(name) => write!(f, "srv:{name}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -187,7 +216,7 @@ as_text!(
     EndpointAddress,
     "endpoint address",
     "an address such as \"10.0.0.11:8080\"",
-    ["10.0.0.11:8080", "app.internal:8080", "unix:/run/app.sock"]
+    ["10.0.0.11:8080", "app.internal:8080", "srv:_http._tcp.app.internal", "unix:/run/app.sock"]
 );
 
 #[cfg(test)]
@@ -196,9 +225,13 @@ mod tests {
 
     #[test]
     fn addresses_round_trip() {
-        for text in
-            ["10.0.0.11:8080", "[2001:db8::1]:80", "app.internal:8080", "unix:/run/app.sock"]
-        {
+        for text in [
+            "10.0.0.11:8080",
+            "[2001:db8::1]:80",
+            "app.internal:8080",
+            "srv:_http._tcp.app.internal",
+            "unix:/run/app.sock",
+        ] {
             assert_eq!(text.parse::<EndpointAddress>().unwrap().to_string(), text);
         }
         for text in ["0.0.0.0:80", "[::]:443", "unix:/run/edge.sock", "127.0.0.1:0"] {
@@ -218,6 +251,14 @@ mod tests {
             "a b:80",
             "unix:relative",
             "*.a:80",
+            "srv:",
+            "srv:app.internal",
+            "srv:_http._tcp",
+            "srv:_http.app.internal",
+            "srv:_http._tcp.app.internal:80",
+            "srv:_http._tcp.*.internal",
+            "srv:_._tcp.a",
+            "srv:_a b._tcp.a",
             ":80",
         ] {
             assert!(bad.parse::<EndpointAddress>().is_err(), "{bad}");

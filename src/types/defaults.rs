@@ -64,6 +64,15 @@ pub const HEALTHY_AFTER: NonZeroU32 = number!(2);
 /// Share of the interval by which probes are spread, in percent.
 pub const HEALTH_JITTER_PERCENT: u64 = 20;
 
+/// One question to one name server.
+pub const DNS_TIMEOUT: HumanDuration = HumanDuration::from_secs(2);
+/// Look-ups of one name are at least so far apart, whatever the time to live.
+pub const DNS_MIN_TTL: HumanDuration = HumanDuration::from_secs(1);
+/// And at most so far.
+pub const DNS_MAX_TTL: HumanDuration = HumanDuration::from_secs(300);
+/// How long the last answer is used while look-ups fail or find nothing.
+pub const DNS_KEEP: HumanDuration = HumanDuration::from_secs(86_400);
+
 /// Ending in all, after SIGTERM.
 pub const DRAIN: HumanDuration = HumanDuration::from_secs(25);
 /// Part of the drain in which new connections are still taken while `/ready` says 503.

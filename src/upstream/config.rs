@@ -9,7 +9,7 @@ use super::raw::{
 use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
 
 /// The highest weight of an endpoint.
-const MAX_WEIGHT: u32 = 1_000;
+pub(super) const MAX_WEIGHT: u32 = 1_000;
 
 /// The most tries a request can have.
 pub const MAX_TRIES: u32 = 4;
@@ -76,6 +76,8 @@ pub struct HealthCheckConfig {
     pub expect_status: Vec<(u16, u16)>,
     /// Text the body must contain.
     pub expect_body: Option<String>,
+    /// The service asked about (`grpc` only); empty for the whole server.
+    pub grpc_service: String,
     /// Between two probes.
     pub interval: Duration,
     /// Of one probe.
@@ -225,7 +227,11 @@ impl RawUpstream {
             balance: self.balance.unwrap_or_default(),
             protocol,
             tls,
-            health_check: self.parse_health_check(path, problems),
+            health_check: self.parse_health_check(
+                protocol != UpstreamProtocol::Http1,
+                path,
+                problems,
+            ),
             timeouts: timeouts.over(Timeouts::default()),
             tries,
             host,
@@ -259,6 +265,14 @@ impl RawUpstream {
                 RawEndpoint::Address(address) => (address.clone(), 1),
                 RawEndpoint::Table(table) => (table.address.clone(), table.weight.unwrap_or(1)),
             };
+            if let (EndpointAddress::Srv(_), RawEndpoint::Table(table)) = (&address, endpoint)
+                && table.weight.is_some()
+            {
+                problems
+                    .error(&path.index(i).key("weight"), "SRV records have weights of their own")
+                    .at_key()
+                    .help("leave `weight` out");
+            }
             if weight > MAX_WEIGHT {
                 problems.error(
                     &path.index(i).key("weight"),
@@ -310,6 +324,7 @@ impl RawUpstream {
 
     fn parse_health_check(
         &self,
+        may_be_http2: bool,
         path: &KeyPath,
         problems: &mut Problems,
     ) -> Option<HealthCheckConfig> {
@@ -321,26 +336,17 @@ impl RawUpstream {
         };
         let kind = table.kind.unwrap_or(if table.path.is_some() {
             HealthCheckKind::Http
+        } else if table.grpc.is_some() {
+            HealthCheckKind::Grpc
         } else {
             HealthCheckKind::Tcp
         });
-        if kind == HealthCheckKind::Tcp {
-            for (key, is_set) in [
-                ("path", table.path.is_some()),
-                ("host", table.host.is_some()),
-                ("expect_status", table.expect_status.is_some()),
-                ("expect_body", table.expect_body.is_some()),
-            ] {
-                if is_set {
-                    problems
-                        .error(
-                            &path.key(key),
-                            format!("a TCP check asks for nothing, so `{key}` has no effect"),
-                        )
-                        .at_key()
-                        .help("write `kind = \"http\"` and a `path`");
-                }
-            }
+        table.report_useless(kind, &path, problems);
+        if kind == HealthCheckKind::Grpc && !may_be_http2 {
+            problems
+                .error(&path, "gRPC needs HTTP/2, and this upstream speaks HTTP/1.1")
+                .at_key()
+                .help("write `protocol = \"http2\"`, or \"auto\" with `tls`");
         }
         let url_path = table.path.clone().unwrap_or_else(|| "/".to_owned());
         if !url_path.starts_with('/') || url_path.parse::<http::uri::PathAndQuery>().is_err() {
@@ -370,6 +376,7 @@ impl RawUpstream {
             host: table.host.clone(),
             expect_status,
             expect_body: table.expect_body.clone(),
+            grpc_service: table.grpc.and_then(|grpc| grpc.service).unwrap_or_default(),
             interval: interval.0,
             timeout: timeout.0,
             healthy_after: table.healthy_after.unwrap_or(defaults::HEALTHY_AFTER).get(),
@@ -390,10 +397,54 @@ impl RawUpstreamTlsTable {
 }
 
 impl RawHealthCheckTable {
+    /// Reports keys that the kind has no use for.
+    fn report_useless(&self, kind: HealthCheckKind, path: &KeyPath, problems: &mut Problems) {
+        let asks_http = kind == HealthCheckKind::Http;
+        let is_tcp = kind == HealthCheckKind::Tcp;
+        for (key, is_set, is_useful) in [
+            ("path", self.path.is_some(), asks_http),
+            ("host", self.host.is_some(), !is_tcp),
+            ("expect_status", self.expect_status.is_some(), asks_http),
+            ("expect_body", self.expect_body.is_some(), asks_http),
+            ("grpc", self.grpc.is_some(), kind == HealthCheckKind::Grpc),
+        ] {
+            if !is_set || is_useful {
+                continue;
+            }
+            let (message, help) = match kind {
+                HealthCheckKind::Tcp => (
+                    format!("a TCP check asks for nothing, so `{key}` has no effect"),
+                    if key == "grpc" {
+                        "write `kind = \"grpc\"`"
+                    } else {
+                        "write `kind = \"http\"` and a `path`"
+                    },
+                ),
+                HealthCheckKind::Grpc => (
+                    format!("a gRPC check asks for no path, so `{key}` has no effect"),
+                    "leave it out, or write `kind = \"http\"`",
+                ),
+                HealthCheckKind::Http => (
+                    format!("an HTTP check asks for a path, so `{key}` has no effect"),
+                    "leave it or `path` out",
+                ),
+            };
+            problems.error(&path.key(key), message).at_key().help(help);
+        }
+    }
+
+    /// What is written here decides what is asked: an inherited other question is dropped.
     fn or(&self, base: &Self) -> Self {
+        let mut base = base.clone();
+        if self.grpc.is_some() {
+            base = Self { kind: None, path: None, expect_status: None, expect_body: None, ..base };
+        } else if self.path.is_some() {
+            base = Self { kind: None, grpc: None, ..base };
+        }
         Self {
             kind: self.kind.or(base.kind),
             path: self.path.clone().or_else(|| base.path.clone()),
+            grpc: self.grpc.clone().or_else(|| base.grpc.clone()),
             host: self.host.clone().or_else(|| base.host.clone()),
             expect_status: self.expect_status.clone().or_else(|| base.expect_status.clone()),
             expect_body: self.expect_body.clone().or_else(|| base.expect_body.clone()),

@@ -42,7 +42,7 @@ pub async fn connect(address: &EndpointAddress, opening: &[u8]) -> io::Result<En
             EndpointStream::Tcp(stream)
         }
         EndpointAddress::Unix(path) => EndpointStream::Unix(UnixStream::connect(path).await?),
-        EndpointAddress::Dns(..) => {
+        EndpointAddress::Dns(..) | EndpointAddress::Srv(_) => {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a host name"));
         }
     };

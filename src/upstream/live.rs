@@ -12,18 +12,22 @@ use tokio::runtime::Handle;
 
 use crate::{
     state::Registry,
+    telemetry::metrics::Metrics,
     types::{EndpointAddress, Name, ProxyVersion},
 };
 
 use super::{
     Blueprint, Upstream,
     config::HealthCheckConfig,
-    discovery::{AddressSet, Static},
-    dns::{Dns, SharedResolver},
+    discovery::{AddressSet, Discovery, Static},
+    dns::Dns,
+    dns_config::DnsConfig,
     endpoint::Endpoint,
     health::Health,
     raw::UpstreamProtocol,
+    resolver::SharedResolver,
     set::EndpointSet,
+    srv::Srv,
     tls::TlsIdentity,
 };
 
@@ -46,8 +50,8 @@ pub struct Live {
     resolver: Arc<SharedResolver>,
     endpoints: Registry<(Name, EndpointAddress), Endpoint>,
     health: Registry<HealthKey, Health>,
-    /// By host and port: upstreams that name the same host resolve it once.
-    names: Registry<(Arc<str>, u16), AddressSet>,
+    /// By what is written: upstreams that name the same host or service resolve it once.
+    names: Registry<EndpointAddress, AddressSet>,
     turns: Registry<Name, AtomicU64>,
 }
 
@@ -58,21 +62,22 @@ impl std::fmt::Debug for Live {
 }
 
 impl Live {
-    /// Nothing is alive yet. Probes and look-ups run on `handle`; names are resolved by the system's resolver.
-    pub fn new(handle: Handle) -> Arc<Self> {
-        Self::with_resolver(handle, SharedResolver::system())
-    }
-
-    /// The same with another resolver.
-    pub fn with_resolver(handle: Handle, resolver: SharedResolver) -> Arc<Self> {
+    /// Nothing is alive yet. Probes and look-ups run on `handle`; names are resolved by the system's resolver, until
+    /// [`Self::configure`] says otherwise.
+    pub fn new(handle: Handle, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             handle,
-            resolver: Arc::new(resolver),
+            resolver: Arc::new(SharedResolver::new(DnsConfig::default(), metrics)),
             endpoints: Registry::new(),
             health: Registry::new(),
             names: Registry::new(),
             turns: Registry::new(),
         })
+    }
+
+    /// Takes the settings for look-ups.
+    pub fn configure(&self, dns: &DnsConfig) {
+        self.resolver.configure(dns);
     }
 
     /// Makes an upstream of a compiled configuration: finds its state, starts probes and look-ups that do not run yet.
@@ -125,14 +130,18 @@ impl Live {
     }
 
     pub(super) fn addresses(&self, address: &EndpointAddress) -> Arc<AddressSet> {
-        match address {
+        let resolver = || Arc::clone(&self.resolver);
+        let source: Box<dyn Discovery> = match address {
             EndpointAddress::Dns(host, port) => {
-                self.names.get_or_insert_with((Arc::clone(host), *port), || {
-                    let resolver = Arc::clone(&self.resolver);
-                    AddressSet::new(Box::new(Dns::new(resolver, Arc::clone(host), *port)))
-                })
+                Box::new(Dns::new(resolver(), Arc::clone(host), *port))
             }
-            fixed => Arc::new(AddressSet::new(Box::new(Static::new(vec![fixed.clone()])))),
-        }
+            EndpointAddress::Srv(name) => Box::new(Srv::new(resolver(), Arc::clone(name))),
+            EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => {
+                let fixed = Box::new(Static::new(vec![address.clone()]));
+                return Arc::new(AddressSet::new(address.to_string(), fixed));
+            }
+        };
+        self.names
+            .get_or_insert_with(address.clone(), || AddressSet::new(address.to_string(), source))
     }
 }

@@ -1,22 +1,27 @@
 //! Upstreams: named sets of endpoints, how a request finds one of them, and what is known of each.
 //!
 //! On the request path: [`Upstream::pick`] (`set.rs`, `balance.rs`) and [`Picked::peer`] (`peer.rs`), once a try. Everything
-//! else runs beside it: probes (`health.rs`, `probe.rs`), discovery (`discovery.rs`, `dns.rs`).
+//! else runs beside it: probes (`health.rs`, `probe.rs`), discovery (`discovery.rs`, `dns.rs`, `srv.rs`).
 //! An upstream belongs to a snapshot; what is alive of it (`live.rs`) outlives it. A pick never waits and never looks up a name.
 
+mod answers;
 mod balance;
 mod config;
 mod connect;
 mod discovery;
 mod dns;
+mod dns_config;
 mod endpoint;
+mod grpc_health;
 mod health;
 mod keep_alive;
 mod live;
 mod peer;
 mod probe;
 mod raw;
+mod resolver;
 mod set;
+mod srv;
 mod status;
 mod task;
 mod tls;
@@ -36,17 +41,20 @@ pub use config::{
     EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig, UpstreamTlsConfig,
 };
 pub use connect::{EndpointStream, connect};
-pub use discovery::{Discovered, Discovery, MAX_ADDRESSES, Report, Static};
-pub use dns::{Dns, SharedResolver};
+pub use discovery::{Discovered, DiscoveredEndpoint, Discovery, MAX_ADDRESSES, Report, Static};
+pub use dns::Dns;
+pub use dns_config::{DnsConfig, NameServer, RawDns};
 pub use endpoint::{Endpoint, InFlight, Tried};
 pub use health::Verdict;
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
 pub use raw::{
-    Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawHealthCheck, RawHealthCheckTable,
-    RawProxyProtocol, RawRetries, RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls,
-    RawUpstreamTlsTable, UpstreamProtocol,
+    Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawGrpcCheck, RawHealthCheck,
+    RawHealthCheckTable, RawProxyProtocol, RawRetries, RawStatuses, RawTimeouts, RawUpstream,
+    RawUpstreamTls, RawUpstreamTlsTable, UpstreamProtocol,
 };
+pub use resolver::SharedResolver;
+pub use srv::Srv;
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
 
 use crate::types::{EndpointAddress, Problems};
@@ -117,8 +125,23 @@ pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<
             is_good = false;
         }
         // A name is resolved later, and its addresses always make a peer.
-        if matches!(endpoint.address, EndpointAddress::Dns(..)) {
-            continue;
+        match endpoint.address {
+            EndpointAddress::Dns(..) => continue,
+            EndpointAddress::Srv(_) => {
+                // Whoever can answer for the name server could name a host that it has a certificate for.
+                if config
+                    .tls
+                    .as_ref()
+                    .is_some_and(|tls| tls.server_name.is_none() && !tls.insecure_skip_verify)
+                {
+                    problems
+                        .error(&path, "the hosts of SRV records can't be verified by TLS: their names come from DNS")
+                        .help("set `tls.server_name` to the name in the endpoints' certificates");
+                    is_good = false;
+                }
+                continue;
+            }
+            EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => {}
         }
         if let Err(error) = PeerTemplate::new(config, tls.as_deref(), &endpoint.address, None) {
             let problem = problems.error(&path, error.to_string());

@@ -57,7 +57,7 @@ pub(super) fn server_name(
     configured.or_else(|| match address {
         EndpointAddress::Ip(address) => Some(address.ip().to_string()),
         EndpointAddress::Dns(name, _) => Some(name.to_string()),
-        EndpointAddress::Unix(_) => None,
+        EndpointAddress::Srv(_) | EndpointAddress::Unix(_) => None,
     })
 }
 
@@ -80,7 +80,9 @@ impl PeerTemplate {
                 let path = path.to_str().ok_or(PeerError::Path)?;
                 HttpPeer::new_uds(path, tls.is_some(), server_name).map_err(|_| PeerError::Path)?
             }
-            EndpointAddress::Dns(..) => return Err(PeerError::Unresolved(address.clone())),
+            EndpointAddress::Dns(..) | EndpointAddress::Srv(_) => {
+                return Err(PeerError::Unresolved(address.clone()));
+            }
         };
         peer.group_key = group_key(config, tls);
         let options = &mut peer.options;

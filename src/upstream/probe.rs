@@ -23,6 +23,7 @@ use crate::types::{EndpointAddress, ProxyHeader, ProxyVersion};
 use super::{
     config::HealthCheckConfig,
     connect::connect,
+    grpc_health::{self, GrpcError},
     raw::{HealthCheckKind, UpstreamProtocol},
 };
 
@@ -30,7 +31,7 @@ use super::{
 const MAX_BODY_BYTES: usize = 64 << 10;
 
 /// What probes call themselves.
-const USER_AGENT: &str = concat!("tidegate-health-check/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("tidegate-health-check/", env!("CARGO_PKG_VERSION"));
 
 /// Why a probe has failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,8 @@ pub(super) enum ProbeError {
     Status(u16),
     #[error("the expected text is not in the body")]
     Body,
+    #[error(transparent)]
+    Grpc(#[from] GrpcError),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
 }
@@ -127,6 +130,8 @@ impl Probe {
             HealthCheckKind::Tcp => Ok(()),
             HealthCheckKind::Http if is_http2 => self.ask_http2(stream).await,
             HealthCheckKind::Http => self.ask_http1(stream).await,
+            HealthCheckKind::Grpc if is_http2 => self.ask_grpc(stream).await,
+            HealthCheckKind::Grpc => Err(GrpcError::NotHttp2.into()),
         }
     }
 
@@ -144,9 +149,8 @@ impl Probe {
     async fn ask_http2(&self, stream: Box<dyn Io>) -> Result<(), ProbeError> {
         let (mut sender, connection) =
             http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
         let uri = http::Uri::builder()
-            .scheme(scheme)
+            .scheme(self.scheme())
             .authority(self.authority.as_str())
             .path_and_query(self.check.path.as_str())
             .build()?;
@@ -154,6 +158,24 @@ impl Probe {
             Request::get(uri).header(header::USER_AGENT, USER_AGENT).body(Empty::<Bytes>::new())?;
         let exchange = async { self.judge(sender.send_request(request).await?).await };
         drive(exchange, connection).await
+    }
+
+    async fn ask_grpc(&self, stream: Box<dyn Io>) -> Result<(), ProbeError> {
+        let (mut sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let check = &self.check;
+        let request = grpc_health::request(
+            self.scheme(),
+            &self.authority,
+            &check.grpc_service,
+            check.timeout,
+        )?;
+        let exchange = async { grpc_health::judge(sender.send_request(request).await?).await };
+        drive(exchange, connection).await
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.tls.is_some() { "https" } else { "http" }
     }
 
     async fn judge(&self, response: Response<Incoming>) -> Result<(), ProbeError> {
@@ -234,6 +256,7 @@ mod tests {
             host: None,
             expect_status: vec![(200, 204), (301, 301)],
             expect_body: None,
+            grpc_service: String::new(),
             interval: Duration::from_secs(5),
             timeout: Duration::from_millis(300),
             healthy_after: 1,

@@ -11,8 +11,9 @@ use crate::types::{EndpointAddress, HumanDuration, Name, defaults, deserialize_b
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawUpstream {
-    /// The endpoints: `"10.0.0.11:8080"`, `"app.internal:8080"` (resolved by DNS), `"unix:/run/app.sock"`,
-    /// or `{ address = "10.0.0.11:8080", weight = 2 }`.
+    /// The endpoints: `"10.0.0.11:8080"`, `"app.internal:8080"` (resolved by DNS), `"srv:_http._tcp.app.internal"` (by SRV
+    /// records, which have ports and weights; only those with the lowest priority value are used), `"unix:/run/app.sock"`, or
+    /// `{ address = "10.0.0.11:8080", weight = 2 }`.
     pub endpoints: Option<Vec<RawEndpoint>>,
     /// Takes every key that does not stand here from another upstream.
     pub like: Option<Name>,
@@ -148,7 +149,7 @@ pub enum RawHealthCheck {
 
 deserialize_by_form!(
     RawHealthCheck,
-    "false, or a table such as { path = \"/healthz\" }",
+    "false, or a table such as { path = \"/healthz\" } or { grpc = {} }",
     { bool => Switch, table => Table }
 );
 
@@ -156,11 +157,13 @@ deserialize_by_form!(
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawHealthCheckTable {
-    /// `http` asks for `path`; `tcp` only connects.
-    #[schemars(extend("default" = "http where `path` is set, else tcp"))]
+    /// `http` asks for `path`; `grpc` asks `grpc.health.v1.Health/Check`; `tcp` only connects.
+    #[schemars(extend("default" = "http where `path` is set, grpc where `grpc` is, else tcp"))]
     pub kind: Option<HealthCheckKind>,
     /// The path asked for.
     pub path: Option<String>,
+    /// Asks by gRPC: `{}` for the whole server, `{ service = "shop.Cart" }` for one service. Healthy is `SERVING`. Needs `protocol = "http2"`, or `auto` with TLS.
+    pub grpc: Option<RawGrpcCheck>,
     /// The Host header of the probe. Default: the endpoint's address.
     pub host: Option<String>,
     /// Statuses that are healthy: `"200-399"`, `"200"`, or a list of them.
@@ -184,12 +187,23 @@ pub struct RawHealthCheckTable {
     pub port: Option<u16>,
 }
 
+/// A check by gRPC (`grpc.health.v1`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawGrpcCheck {
+    /// The service asked about; empty for the whole server.
+    #[schemars(extend("default" = ""))]
+    pub service: Option<String>,
+}
+
 /// What a probe does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthCheckKind {
     /// Asks for a path.
     Http,
+    /// Asks how a gRPC service does.
+    Grpc,
     /// Connects (and shakes hands where the upstream has TLS).
     Tcp,
 }

@@ -17,7 +17,7 @@ use crate::types::EndpointAddress;
 use super::{
     Blueprint, NoEndpoint, Picked, balance,
     config::EndpointConfig,
-    discovery::AddressSet,
+    discovery::{AddressSet, DiscoveredEndpoint},
     endpoint::{Endpoint, InFlight, Tried},
     health::{Health, Verdict},
     live::{HealthKey, Live},
@@ -49,10 +49,32 @@ impl Member {
 /// One configured endpoint: an address, or a name with all addresses it resolves to.
 struct Source {
     addresses: Arc<AddressSet>,
-    host: Option<(Arc<str>, u16)>,
+    /// What is written, where that is a name.
+    name: Option<EndpointAddress>,
     weight: u32,
     /// Keeps the name followed.
     _task: Arc<TaskGuard>,
+}
+
+/// Where a member is to be.
+struct Place {
+    address: EndpointAddress,
+    host: Option<Arc<str>>,
+    weight: u32,
+}
+
+impl Place {
+    fn of(endpoint: DiscoveredEndpoint, source: &Source) -> Self {
+        let written = match &source.name {
+            Some(EndpointAddress::Dns(host, _)) => Some(Arc::clone(host)),
+            _ => None,
+        };
+        Self {
+            address: endpoint.address,
+            host: endpoint.host.or(written),
+            weight: endpoint.weight.unwrap_or(source.weight),
+        }
+    }
 }
 
 /// The endpoints that may get requests now.
@@ -88,12 +110,14 @@ impl EndpointSet {
             let source = |endpoint: &EndpointConfig| {
                 let addresses = live.addresses(&endpoint.address);
                 addresses.watchers().add(&watcher);
-                let host = match &endpoint.address {
-                    EndpointAddress::Dns(host, port) => Some((Arc::clone(host), *port)),
+                let name = match &endpoint.address {
+                    name @ (EndpointAddress::Dns(..) | EndpointAddress::Srv(_)) => {
+                        Some(name.clone())
+                    }
                     EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
                 };
                 let task = addresses.run(live.handle());
-                Source { addresses, host, weight: endpoint.weight, _task: task }
+                Source { addresses, name, weight: endpoint.weight, _task: task }
             };
             Self {
                 this: Weak::clone(this),
@@ -182,11 +206,11 @@ impl EndpointSet {
 
     pub(super) fn name_status(&self) -> Vec<NameStatus> {
         let status = |source: &Source| {
-            let (host, port) = source.host.as_ref()?;
+            let name = source.name.as_ref()?;
             let state = source.addresses.state();
             Some(NameStatus {
-                name: format!("{host}:{port}"),
-                addresses: state.addresses.len(),
+                name: name.to_string(),
+                addresses: state.endpoints.len(),
                 error: state.error,
             })
         };
@@ -201,17 +225,17 @@ impl EndpointSet {
         let mut seen = HashSet::new();
         let mut members = Vec::with_capacity(before.len());
         for source in &self.sources {
-            for address in source.addresses.state().addresses {
-                if !seen.insert(address.clone()) {
+            for endpoint in source.addresses.state().endpoints {
+                if !seen.insert(endpoint.address.clone()) {
                     continue;
                 }
-                let host = source.host.as_ref().map(|(host, _)| host);
-                let kept = known.get(&address).filter(|member| {
-                    member.host.as_ref() == host && member.weight == source.weight
-                });
+                let place = Place::of(endpoint, source);
+                let kept = known
+                    .get(&place.address)
+                    .filter(|member| member.host == place.host && member.weight == place.weight);
                 let member = match kept {
                     Some(member) => Some(Arc::clone(member)),
-                    None => self.new_member(address, source),
+                    None => self.new_member(place),
                 };
                 members.extend(member);
             }
@@ -219,12 +243,11 @@ impl EndpointSet {
         members
     }
 
-    fn new_member(&self, address: EndpointAddress, source: &Source) -> Option<Arc<Member>> {
+    fn new_member(&self, place: Place) -> Option<Arc<Member>> {
         let config = &self.blueprint.config;
-        let host = source.host.as_ref().map(|(host, _)| host);
         let tls = self.blueprint.tls.as_deref();
-        let host_text = host.map(|host| &**host);
-        let template = match PeerTemplate::new(config, tls, &address, host_text) {
+        let Place { address, host, weight } = place;
+        let template = match PeerTemplate::new(config, tls, &address, host.as_deref()) {
             Ok(template) => Arc::new(template),
             // Compiling has tried the written addresses, and names resolve to IP addresses.
             Err(error) => {
@@ -232,32 +255,25 @@ impl EndpointSet {
                 return None;
             }
         };
-        let health = self.health(&address, source);
-        Some(Arc::new(Member {
-            endpoint: self.live.endpoint(&config.name, address),
-            weight: source.weight,
-            host: host.cloned(),
-            template,
-            health,
-        }))
+        let health = self.health(&address, host.as_deref());
+        let endpoint = self.live.endpoint(&config.name, address);
+        Some(Arc::new(Member { endpoint, weight, host, template, health }))
     }
 
     fn health(
         &self,
         address: &EndpointAddress,
-        source: &Source,
+        host: Option<&str>,
     ) -> Option<(Arc<Health>, Arc<TaskGuard>)> {
         let config = &self.blueprint.config;
         let check = config.health_check.as_ref()?;
-        let host = source.host.as_ref();
         let authority = check.host.clone().unwrap_or_else(|| match (host, address) {
-            (Some((host, port)), _) => format!("{host}:{port}"),
-            (None, EndpointAddress::Unix(_)) => "localhost".to_owned(),
-            (None, address) => address.to_string(),
+            (Some(host), EndpointAddress::Ip(address)) => format!("{host}:{}", address.port()),
+            (_, EndpointAddress::Unix(_)) => "localhost".to_owned(),
+            (_, address) => address.to_string(),
         });
         let tls = self.blueprint.tls.as_deref();
-        let server_name =
-            tls.and_then(|tls| peer::server_name(tls, address, host.map(|(host, _)| &**host)));
+        let server_name = tls.and_then(|tls| peer::server_name(tls, address, host));
         let key = HealthKey {
             upstream: config.name.clone(),
             address: address.clone(),

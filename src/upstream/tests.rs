@@ -7,18 +7,13 @@ use std::{
     time::Duration,
 };
 
-use hickory_resolver::{
-    TokioResolver,
-    config::{ConnectionConfig, NameServerConfig, ResolverConfig},
-    net::runtime::TokioRuntimeProvider,
-};
 use tokio::{net::UdpSocket, runtime::Handle};
 
 use super::{
     test_origin::{Behaviour, Origin, eventually},
     *,
 };
-use crate::types::KeyPath;
+use crate::{telemetry::metrics::Metrics, types::KeyPath};
 
 fn config(text: &str) -> Arc<UpstreamConfig> {
     let raw: RawUpstream = toml::from_str(text).unwrap();
@@ -59,7 +54,7 @@ fn health(upstream: &Upstream) -> Vec<Verdict> {
 
 #[tokio::test]
 async fn round_robin_is_exact_and_goes_on_over_a_reload() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let text = r#"
         endpoints = [{ address = "10.0.0.1:80", weight = 5 }, "10.0.0.2:80", "10.0.0.3:80"]
         balance = "round-robin"
@@ -74,7 +69,7 @@ async fn round_robin_is_exact_and_goes_on_over_a_reload() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn weights_hold_over_10_000_picks_of_many_threads() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(
         &live,
         r#"
@@ -102,7 +97,7 @@ async fn weights_hold_over_10_000_picks_of_many_threads() {
 
 #[tokio::test]
 async fn least_conn_avoids_the_slow_endpoint() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(&live, r#"endpoints = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]"#);
     // The first endpoint never answers: what it has stays in flight. The others answer at once.
     let mut stuck = Vec::new();
@@ -119,7 +114,7 @@ async fn least_conn_avoids_the_slow_endpoint() {
 
 #[tokio::test]
 async fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     for balance in ["round-robin", "least-conn"] {
         let upstream = attach(
             &live,
@@ -139,7 +134,7 @@ async fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
 
 #[tokio::test]
 async fn a_reload_keeps_what_is_alive() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(&live, r#"endpoints = ["10.0.0.1:80"]"#);
     let picked = upstream.pick(&Tried::new()).unwrap();
     picked.endpoint().learn_keep_alive(Some(Duration::from_secs(5)));
@@ -168,7 +163,7 @@ async fn a_reload_keeps_what_is_alive() {
 
 #[tokio::test]
 async fn an_upstream_of_another_name_shares_nothing() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let web = attach(&live, r#"endpoints = ["10.0.0.1:80"]"#);
     let mut other = (*config(r#"endpoints = ["10.0.0.1:80"]"#)).clone();
     other.name = "api".parse().unwrap();
@@ -184,7 +179,7 @@ async fn an_upstream_of_another_name_shares_nothing() {
 
 #[tokio::test]
 async fn weight_0_takes_out_and_nothing_left_is_said_at_once() {
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let upstream =
         attach(&live, r#"endpoints = [{ address = "10.0.0.1:80", weight = 0 }, "10.0.0.2:80"]"#);
     assert_eq!(counts(&upstream, 50), HashMap::from([("10.0.0.2:80".to_owned(), 50)]));
@@ -203,7 +198,7 @@ fn checked(origins: &[&Origin], more: &str) -> String {
 async fn unhealthy_endpoints_get_nothing_until_they_recover() {
     let (good, bad) =
         (Origin::start(Behaviour::status(200)).await, Origin::start(Behaviour::status(500)).await);
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(&live, &checked(&[&good, &bad], ""));
     upstream.probed().await;
     assert_eq!(health(&upstream), [Verdict::Healthy, Verdict::Unhealthy]);
@@ -227,7 +222,7 @@ async fn unhealthy_endpoints_get_nothing_until_they_recover() {
 async fn a_never_probed_endpoint_serves_where_none_is_healthy() {
     let (silent, bad) =
         (Origin::start(Behaviour::Silent).await, Origin::start(Behaviour::status(500)).await);
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let slow = ", timeout = \"1h\"";
     let text = checked(&[&silent, &bad], slow).replace("timeout = \"1s\",", "");
     let upstream = attach(&live, &text);
@@ -244,7 +239,7 @@ async fn a_never_probed_endpoint_serves_where_none_is_healthy() {
 #[tokio::test]
 async fn a_changed_check_resets_health_only_and_a_changed_weight_nothing() {
     let origin = Origin::start(Behaviour::status(200)).await;
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(&live, &checked(&[&origin], ""));
     upstream.probed().await;
     let picked = upstream.pick(&Tried::new()).unwrap();
@@ -270,7 +265,7 @@ async fn a_changed_check_resets_health_only_and_a_changed_weight_nothing() {
 #[tokio::test]
 async fn a_dropped_upstream_stops_probing_and_a_rollback_finds_its_verdict() {
     let origin = Origin::start(Behaviour::status(200)).await;
-    let live = Live::new(Handle::current());
+    let live = Live::new(Handle::current(), Metrics::new());
     // So many that only an outcome which decides at once can change the verdict here.
     let text = checked(&[&origin], "").replace("unhealthy_after = 2", "unhealthy_after = 1000");
     let (upstream, second) = (attach(&live, &text), attach(&live, &text));
@@ -351,17 +346,14 @@ impl NameServer {
         *self.addresses.lock().unwrap() = addresses.map(Iterator::collect);
     }
 
-    fn resolver(&self) -> SharedResolver {
-        let mut connection = ConnectionConfig::udp();
-        connection.port = self.port;
-        let server = NameServerConfig::new(Ipv4Addr::LOCALHOST.into(), true, vec![connection]);
-        let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
-        let mut builder =
-            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        builder.options_mut().cache_size = 0;
-        builder.options_mut().timeout = Duration::from_millis(500);
-        builder.options_mut().attempts = 1;
-        SharedResolver::fixed(builder.build().unwrap())
+    fn live(&self) -> Arc<Live> {
+        let live = Live::new(Handle::current(), Metrics::new());
+        live.configure(&DnsConfig {
+            servers: vec![(Ipv4Addr::LOCALHOST, self.port).into()],
+            timeout: Duration::from_millis(500),
+            ..DnsConfig::default()
+        });
+        live
     }
 }
 
@@ -400,7 +392,7 @@ fn name_error(upstream: &Upstream) -> String {
 #[tokio::test]
 async fn a_name_is_resolved_followed_and_held() {
     let server = NameServer::start(&[[127, 0, 0, 2], [127, 0, 0, 1]]).await;
-    let live = Live::with_resolver(Handle::current(), server.resolver());
+    let live = server.live();
     let text = "endpoints = [\"app.test:8080\", \"127.0.0.9:80\"]\nbalance = \"round-robin\"";
     let upstream = attach(&live, text);
     assert_eq!(
@@ -442,7 +434,7 @@ async fn a_name_is_resolved_followed_and_held() {
 #[tokio::test]
 async fn before_the_first_answer_there_is_no_endpoint_and_no_wait() {
     let server = NameServer::start(&[]).await;
-    let live = Live::with_resolver(Handle::current(), server.resolver());
+    let live = server.live();
     let upstream = attach(&live, "endpoints = [\"app.test:8080\"]");
     assert_eq!(upstream.pick(&Tried::new()).unwrap_err(), NoEndpoint::NoneKnown);
     upstream.probed().await;

@@ -3,7 +3,7 @@
 //! It reads `crate::` and `super::` paths, in `use` lines and in code, test code too, and fails on an arrow that points
 //! up in [`ORDER`]. What it does not do: see through macros, or notice a layer that is reached through a re-export.
 
-mod lexer;
+pub(crate) mod lexer;
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -44,9 +44,9 @@ const EMPTY_NAMES: [&str; 8] =
 const METRIC_PREFIX: &str = "tidegate_";
 
 /// A Rust file by its path from the package's root, with forward slashes.
-struct Source {
-    path: String,
-    text: String,
+pub(crate) struct Source {
+    pub(crate) path: String,
+    pub(crate) text: String,
 }
 
 impl Source {
@@ -228,7 +228,7 @@ fn root() -> &'static Path {
 }
 
 /// All Rust files below a folder of the package, in the order of their paths.
-fn sources(folder: &str) -> Vec<Source> {
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
     let pattern = root().join(folder).join("**/*.rs");
     glob::glob(pattern.to_str().unwrap())
         .unwrap()

@@ -14,19 +14,24 @@
 #[allow(dead_code, unused_imports, reason = "a library for tests: it offers more than today's use")]
 mod harness;
 
+mod access_log;
 mod balance;
+mod clock;
 mod config;
 mod demo_origin;
+mod dns;
 mod docs;
 mod forwarding;
 mod harness_origin;
 mod health;
+mod health_grpc;
 mod keep_alive;
 mod large;
 mod layers;
 mod listener_changes;
 mod listener_patience;
 mod listeners;
+mod log_level;
 mod passthrough;
 mod proxy_protocol;
 mod proxy_protocol_out;

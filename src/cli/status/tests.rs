@@ -9,6 +9,7 @@ use crate::admin::{
     AdminServer, CertificateStatus, ConfigurationStatus, Control, EndpointStatus, ListenerStatus,
     ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Token, UpstreamStatus,
 };
+use crate::telemetry::LogLevelStatus;
 
 fn sample() -> Status {
     let endpoint = |address: &str, health, last_error: Option<&str>| EndpointStatus {
@@ -37,6 +38,12 @@ fn sample() -> Status {
                 problems: vec!["tidegate.toml:3:1 sites.shop: no\nsuch upstream".into()],
             }),
         },
+        log: Some(LogLevelStatus {
+            level: "debug".into(),
+            configured: "info".into(),
+            changed: true,
+            until: Some("2026-11-21T08:00:00.000Z".into()),
+        }),
         listeners: vec![ListenerStatus {
             name: "https".into(),
             address: "[::]:443".into(),
@@ -56,8 +63,14 @@ fn sample() -> Status {
                     endpoint("10.0.0.11:8080", HealthStatus::Healthy, None),
                     endpoint("10.0.0.12:8080", HealthStatus::Unhealthy, Some("refused\x1b[2J")),
                 ],
+                names: Vec::new(),
             },
-            UpstreamStatus { name: "none".into(), balance: "x".into(), endpoints: Vec::new() },
+            UpstreamStatus {
+                name: "none".into(),
+                balance: "x".into(),
+                endpoints: Vec::new(),
+                names: Vec::new(),
+            },
         ],
         certificates: ["2026-11-20T07:35:00Z", "2026-11-23T07:35:00Z", "2027-11-21T07:35:00Z"]
             .map(|not_after| CertificateStatus {
@@ -92,6 +105,7 @@ fn the_status_is_shown_as_tables() {
 tidegate 0.1.0  ready  up 2h 5m
 configuration 0123456789ab from conf/tidegate.toml, generation 7, in force since 3s ago
 The file on disk is not the configuration in force: `tidegate check` tells whether it is right.
+log level changed to debug until 2026-11-21T08:00:00.000Z; without that it is info
 last reload 0s ago: refused
   tidegate.toml:3:1 sites.shop: no
   such upstream

@@ -18,17 +18,28 @@ pub(super) fn write(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) {
     line.extend_from_slice(b" - - [");
     write_common_log(line, entry.time);
     line.extend_from_slice(b"] \"");
-    escape(line, entry.method.as_bytes());
+    request_line(line, entry, fields);
+    let _ = write!(line, "\" {:03} {} ", entry.status, entry.bytes_out);
+    header(line, "referer", entry, fields);
     line.push(b' ');
-    escape(line, entry.path);
+    header(line, "user-agent", entry, fields);
+}
+
+/// What was refused before it was read as a request has none: `-`, as Apache writes it.
+fn request_line(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) {
+    let Some(method) = entry.method else {
+        line.push(b'-');
+        return;
+    };
+    escape(line, method.as_bytes());
+    line.push(b' ');
+    escape(line, entry.path.unwrap_or_default());
     if let Some(query) = entry.query {
         line.push(b'?');
         escape(line, &fields.masks.query(query));
     }
-    let _ = write!(line, " {}\" {:03} {} ", entry.protocol, entry.status, entry.bytes_out);
-    header(line, "referer", entry, fields);
     line.push(b' ');
-    header(line, "user-agent", entry, fields);
+    line.extend_from_slice(entry.protocol.unwrap_or_default().as_bytes());
 }
 
 fn header(line: &mut Vec<u8>, name: &str, entry: &Entry<'_>, fields: &Fields) {

@@ -8,55 +8,96 @@ use std::{
     time::Duration,
 };
 
-use super::{Entry, Fields, cut, mask::MASKED};
-use crate::{telemetry::time::write_rfc3339, types::EndpointAddress};
+use super::{AccessLogField as Field, Entry, Fields, Try, cut, mask::MASKED};
+use crate::telemetry::time::write_rfc3339;
 
 pub(super) fn write(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) {
-    // Writing to a vector does not fail, and neither does serialising text.
-    let _ = try_write(line, entry, fields);
+    let start = line.len();
+    for field in &fields.chosen {
+        // Writing to a vector does not fail, and neither does serialising text.
+        let _ = write_field(line, *field, entry, fields);
+    }
+    // Every field begins with a comma.
+    match line.get_mut(start) {
+        Some(first) => *first = b'{',
+        None => line.push(b'{'),
+    }
+    line.push(b'}');
 }
 
-fn try_write(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) -> io::Result<()> {
-    line.extend_from_slice(b"{\"time\":\"");
-    write_rfc3339(line, entry.time);
-    line.push(b'"');
-    text(line, "request_id", entry.request_id.as_bytes())?;
-    optional(line, "trace_id", entry.trace_id)?;
-    if let Some(client) = entry.client {
-        write!(line, ",\"client\":\"{client}\"")?;
+fn write_field(
+    line: &mut Vec<u8>,
+    field: Field,
+    entry: &Entry<'_>,
+    fields: &Fields,
+) -> io::Result<()> {
+    match field {
+        Field::Time => {
+            line.extend_from_slice(b",\"time\":\"");
+            write_rfc3339(line, entry.time);
+            line.push(b'"');
+        }
+        Field::RequestId => return optional(line, field, entry.request_id),
+        Field::TraceId => return optional(line, field, entry.trace_id),
+        Field::Client => {
+            if let Some(client) = entry.client {
+                write!(line, ",\"client\":\"{client}\"")?;
+            }
+        }
+        Field::Listener => return optional(line, field, entry.listener),
+        Field::Method => return optional(line, field, entry.method),
+        Field::Host => return optional_bytes(line, field, entry.host),
+        Field::Path => return optional_bytes(line, field, entry.path),
+        Field::Query => {
+            if let Some(query) = entry.query {
+                text(line, field.name(), &fields.masks.query(query))?;
+            }
+        }
+        Field::Protocol => return optional(line, field, entry.protocol),
+        Field::Tls => return optional(line, field, entry.tls_version),
+        Field::Status => number(line, field.name(), u64::from(entry.status)),
+        Field::BytesIn => number(line, field.name(), entry.bytes_in),
+        Field::BytesOut => number(line, field.name(), entry.bytes_out),
+        Field::DurationMs => milliseconds(line, field.name(), entry.duration),
+        Field::UpstreamDurationMs => {
+            optional_milliseconds(line, field.name(), entry.upstream_duration);
+        }
+        Field::Site => return optional(line, field, entry.site),
+        Field::Route => return optional(line, field, entry.route),
+        Field::Upstream => return optional(line, field, entry.upstream),
+        Field::Endpoint => return optional(line, field, entry.endpoint),
+        Field::Tries => {
+            if entry.tries > 0 {
+                number(line, field.name(), u64::from(entry.tries));
+            }
+        }
+        Field::Tried => return tried(line, entry.tried),
+        Field::Error => return optional(line, field, entry.error),
+        Field::Detail => return optional(line, field, entry.detail),
+        Field::Headers => return headers(line, entry, fields),
     }
-    text(line, "method", entry.method.as_bytes())?;
-    text(line, "host", entry.host)?;
-    text(line, "path", entry.path)?;
-    if let Some(query) = entry.query {
-        text(line, "query", &fields.masks.query(query))?;
+    Ok(())
+}
+
+fn tried(line: &mut Vec<u8>, tries: &[Try<'_>]) -> io::Result<()> {
+    if tries.is_empty() {
+        return Ok(());
     }
-    optional(line, "protocol", Some(entry.protocol))?;
-    optional(line, "tls", entry.tls_version)?;
-    write!(
-        line,
-        ",\"status\":{},\"bytes_in\":{},\"bytes_out\":{},\"duration_ms\":",
-        entry.status, entry.bytes_in, entry.bytes_out
-    )?;
-    milliseconds(line, entry.duration)?;
-    if let Some(duration) = entry.upstream_duration {
-        line.extend_from_slice(b",\"upstream_duration_ms\":");
-        milliseconds(line, duration)?;
+    line.extend_from_slice(b",\"tried\":");
+    for (index, one) in tries.iter().enumerate() {
+        line.push(if index == 0 { b'[' } else { b',' });
+        let start = line.len();
+        text(line, "endpoint", one.endpoint.as_bytes())?;
+        if let Some(first) = line.get_mut(start) {
+            *first = b'{';
+        }
+        optional_milliseconds(line, "connect_ms", one.connect);
+        optional_milliseconds(line, "first_byte_ms", one.first_byte);
+        milliseconds(line, "duration_ms", one.duration);
+        text(line, "outcome", one.outcome.as_bytes())?;
+        line.push(b'}');
     }
-    optional(line, "site", entry.site)?;
-    optional(line, "route", entry.route)?;
-    optional(line, "upstream", entry.upstream)?;
-    match entry.endpoint {
-        Some(EndpointAddress::Ip(address)) => write!(line, ",\"endpoint\":\"{address}\"")?,
-        Some(endpoint) => text(line, "endpoint", endpoint.to_string().as_bytes())?,
-        None => {}
-    }
-    if entry.tries > 0 {
-        write!(line, ",\"tries\":{}", entry.tries)?;
-    }
-    optional(line, "error", entry.error)?;
-    headers(line, entry, fields)?;
-    line.push(b'}');
+    line.push(b']');
     Ok(())
 }
 
@@ -80,15 +121,28 @@ fn headers(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) -> io::Result
     Ok(())
 }
 
-pub(super) fn optional(line: &mut Vec<u8>, key: &str, value: Option<&str>) -> io::Result<()> {
-    value.map_or(Ok(()), |value| text(line, key, value.as_bytes()))
+fn optional(line: &mut Vec<u8>, field: Field, value: Option<&str>) -> io::Result<()> {
+    optional_bytes(line, field, value.map(str::as_bytes))
 }
 
-pub(super) fn text(line: &mut Vec<u8>, key: &str, value: &[u8]) -> io::Result<()> {
+fn optional_bytes(line: &mut Vec<u8>, field: Field, value: Option<&[u8]>) -> io::Result<()> {
+    value.map_or(Ok(()), |value| text(line, field.name(), value))
+}
+
+fn key(line: &mut Vec<u8>, key: &str) {
     line.extend_from_slice(b",\"");
     line.extend_from_slice(key.as_bytes());
     line.extend_from_slice(b"\":");
+}
+
+pub(super) fn text(line: &mut Vec<u8>, name: &str, value: &[u8]) -> io::Result<()> {
+    key(line, name);
     string(line, value)
+}
+
+pub(super) fn number(line: &mut Vec<u8>, name: &str, value: u64) {
+    key(line, name);
+    line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 fn string(line: &mut Vec<u8>, value: &[u8]) -> io::Result<()> {
@@ -109,6 +163,17 @@ fn string(line: &mut Vec<u8>, value: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn milliseconds(line: &mut Vec<u8>, duration: Duration) -> io::Result<()> {
-    write!(line, "{}.{:03}", duration.as_millis(), duration.subsec_micros() % 1_000)
+pub(super) fn optional_milliseconds(line: &mut Vec<u8>, name: &str, duration: Option<Duration>) {
+    if let Some(duration) = duration {
+        milliseconds(line, name, duration);
+    }
+}
+
+pub(super) fn milliseconds(line: &mut Vec<u8>, name: &str, duration: Duration) {
+    key(line, name);
+    let whole = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    line.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
+    let micros = duration.subsec_micros() % 1_000;
+    let digit = |value: u32| b'0' + (value % 10) as u8;
+    line.extend_from_slice(&[b'.', digit(micros / 100), digit(micros / 10), digit(micros)]);
 }

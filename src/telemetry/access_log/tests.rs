@@ -1,11 +1,25 @@
-use std::{fmt::Write as _, time::UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
 use super::{super::config::RawAccessLog, *};
+use crate::types::{KeyPath, Problems};
 
-fn fields(config: &str) -> Fields {
-    Fields::new(&toml::from_str::<RawAccessLog>(config).unwrap().parse())
+fn config(toml: &str) -> AccessLogConfig {
+    let mut problems = Problems::new();
+    let raw = toml::from_str::<RawAccessLog>(toml).unwrap();
+    let config = raw.parse(&KeyPath::of(&["access_log"]), &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    config
+}
+
+fn fields(toml: &str) -> Fields {
+    Fields::new(&config(toml))
+}
+
+fn counters() -> Counters {
+    let counter = |name| IntCounter::new(name, name).unwrap();
+    Counters { dropped: counter("dropped"), sampled_out: counter("sampled_out") }
 }
 
 fn no_header<'a>(_: &str) -> Option<&'a [u8]> {
@@ -14,15 +28,13 @@ fn no_header<'a>(_: &str) -> Option<&'a [u8]> {
 
 fn entry<'a>(header: &'a (dyn Fn(&str) -> Option<&'a [u8]> + 'a)) -> Entry<'a> {
     Entry {
-        time: UNIX_EPOCH + Duration::from_millis(1_795_246_936_123),
-        request_id: "r-1",
-        trace_id: None,
+        request_id: Some("r-1"),
         client: Some("2001:db8::7".parse().unwrap()),
-        method: "GET",
-        host: b"shop.example.com",
-        path: b"/cart",
-        query: None,
-        protocol: "HTTP/1.1",
+        listener: Some("https"),
+        method: Some("GET"),
+        host: Some(b"shop.example.com"),
+        path: Some(b"/cart"),
+        protocol: Some("HTTP/1.1"),
         tls_version: Some("TLSv1.3"),
         status: 200,
         bytes_in: 3,
@@ -32,10 +44,9 @@ fn entry<'a>(header: &'a (dyn Fn(&str) -> Option<&'a [u8]> + 'a)) -> Entry<'a> {
         site: Some("shop"),
         route: Some("rest"),
         upstream: Some("web"),
-        endpoint: None,
         tries: 1,
-        error: None,
         header,
+        ..Entry::at(UNIX_EPOCH + Duration::from_millis(1_795_246_936_123))
     }
 }
 
@@ -59,13 +70,31 @@ fn combined_of(entry: &Entry<'_>, fields: &Fields) -> String {
 
 #[test]
 fn a_json_line_has_every_field() {
-    let endpoint = "10.0.0.11:8080".parse().unwrap();
     let header = |name: &str| (name == "user-agent").then_some(&b"curl/8"[..]);
+    let tried = [
+        Try {
+            endpoint: "10.0.0.10:8080",
+            connect: None,
+            first_byte: None,
+            duration: Duration::from_micros(905),
+            outcome: "upstream_closed",
+        },
+        Try {
+            endpoint: "10.0.0.11:8080",
+            connect: Some(Duration::from_micros(1_070)),
+            first_byte: Some(Duration::from_millis(7)),
+            duration: Duration::from_secs(61),
+            outcome: "upstream_timeout",
+        },
+    ];
     let entry = Entry {
         query: Some(b"a=1&token=abc"),
-        endpoint: Some(&endpoint),
+        endpoint: Some("10.0.0.11:8080"),
         trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736"),
+        tries: 2,
+        tried: &tried,
         error: Some("upstream_timeout"),
+        detail: Some("it took too long"),
         ..entry(&header)
     };
     assert_eq!(
@@ -75,6 +104,7 @@ fn a_json_line_has_every_field() {
             "request_id": "r-1",
             "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736",
             "client": "2001:db8::7",
+            "listener": "https",
             "method": "GET",
             "host": "shop.example.com",
             "path": "/cart",
@@ -90,8 +120,19 @@ fn a_json_line_has_every_field() {
             "route": "rest",
             "upstream": "web",
             "endpoint": "10.0.0.11:8080",
-            "tries": 1,
+            "tries": 2,
+            "tried": [
+                { "endpoint": "10.0.0.10:8080", "duration_ms": 0.905, "outcome": "upstream_closed" },
+                {
+                    "endpoint": "10.0.0.11:8080",
+                    "connect_ms": 1.07,
+                    "first_byte_ms": 7.0,
+                    "duration_ms": 61_000.0,
+                    "outcome": "upstream_timeout",
+                },
+            ],
             "error": "upstream_timeout",
+            "detail": "it took too long",
             "headers": { "user-agent": "curl/8" },
         })
     );
@@ -99,30 +140,65 @@ fn a_json_line_has_every_field() {
 
 #[test]
 fn absent_values_are_left_out() {
-    let entry = Entry {
-        client: None,
-        site: None,
-        route: None,
-        upstream: None,
-        upstream_duration: None,
-        tls_version: None,
-        tries: 0,
-        status: 0,
-        ..entry(&no_header)
-    };
-    let value = json_of(&entry, &fields(""));
-    for absent in ["client", "site", "upstream", "upstream_duration_ms", "tls", "tries", "headers"]
-    {
-        assert!(value.get(absent).is_none(), "{absent}");
+    let value = json_of(&Entry::at(UNIX_EPOCH), &fields(""));
+    assert_eq!(
+        value,
+        json!({
+            "time": "1970-01-01T00:00:00.000Z",
+            "status": 0,
+            "bytes_in": 0,
+            "bytes_out": 0,
+            "duration_ms": 0.0,
+        })
+    );
+}
+
+#[test]
+fn a_line_holds_the_chosen_fields_in_their_order() {
+    let chosen = fields("fields = [\"status\", \"time\", \"query\", \"path\"]");
+    let text = json_text(&entry(&no_header), &chosen);
+    assert_eq!(text, "{\"status\":200,\"time\":\"2026-11-21T07:42:16.123Z\",\"path\":\"/cart\"}");
+    let none = fields("fields = [\"query\"]");
+    assert_eq!(json_text(&entry(&no_header), &none), "{}");
+}
+
+#[test]
+fn wrong_choices_of_fields_are_reported() {
+    for (toml, problem) in [
+        ("fields = []", "access_log.fields"),
+        ("fields = [\"path\", \"time\", \"path\"]", "access_log.fields[2]"),
+        ("format = \"combined\"\nfields = [\"path\"]", "access_log.fields"),
+        ("sample = { always = [\"6xx\"] }", "access_log.sample.always[0]"),
+    ] {
+        let mut problems = Problems::new();
+        let raw = toml::from_str::<RawAccessLog>(toml).unwrap();
+        raw.parse(&KeyPath::of(&["access_log"]), &mut problems);
+        let paths: Vec<String> = problems.iter().map(|p| p.path.to_string()).collect();
+        assert_eq!(paths, [problem], "{toml}");
     }
-    assert_eq!(value["status"], 0);
+}
+
+#[test]
+fn what_was_never_a_request_has_a_line_in_either_form() {
+    let entry = Entry {
+        client: Some("192.0.2.9".parse().unwrap()),
+        listener: Some("https"),
+        status: 400,
+        error: Some("malformed"),
+        ..Entry::at(UNIX_EPOCH)
+    };
+    assert_eq!(json_of(&entry, &fields(""))["error"], "malformed");
+    assert_eq!(
+        combined_of(&entry, &fields("")),
+        "192.0.2.9 - - [01/Jan/1970:00:00:00 +0000] \"-\" 400 0 \"-\" \"-\""
+    );
 }
 
 #[test]
 fn json_is_right_for_any_bytes() {
     let all: Vec<u8> = (0..=255).collect();
     let header = |_: &str| Some(&all[..]);
-    let entry = Entry { path: &all, host: &all, query: Some(&all), ..entry(&header) };
+    let entry = Entry { path: Some(&all), host: Some(&all), query: Some(&all), ..entry(&header) };
     let value = json_of(&entry, &fields(""));
     assert_eq!(value["path"], *String::from_utf8_lossy(&all));
     assert_eq!(value["headers"]["user-agent"], *String::from_utf8_lossy(&all));
@@ -161,7 +237,7 @@ fn long_values_are_cut_between_characters() {
     let long = "é".repeat(2_000);
     let odd = format!("a{long}");
     let header = |_: &str| Some(long.as_bytes());
-    let entry = Entry { path: odd.as_bytes(), ..entry(&header) };
+    let entry = Entry { path: Some(odd.as_bytes()), ..entry(&header) };
     let value = json_of(&entry, &fields(""));
     let agent = value["headers"]["user-agent"].as_str().unwrap();
     assert_eq!(agent, format!("{}…", "é".repeat(512)));
@@ -202,7 +278,7 @@ fn a_combined_line_looks_like_apaches() {
 fn a_client_cannot_break_out_of_a_combined_field() {
     let evil = b"a\" 200 1 \"x\\\" \r\n\t\x1b[31m\0\xff\xc3\xa9";
     let header = |_: &str| Some(&evil[..]);
-    let entry = Entry { path: evil, ..entry(&header) };
+    let entry = Entry { path: Some(evil), ..entry(&header) };
     let line = combined_of(&entry, &fields(""));
     assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line}");
     let quotes = line
@@ -223,11 +299,9 @@ fn a_client_cannot_break_out_of_a_combined_field() {
 fn lines_reach_their_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("access.log");
-    let mut toml = String::new();
-    write!(toml, "output = {:?}", path.to_str().unwrap()).unwrap();
-    let config = toml::from_str::<RawAccessLog>(&toml).unwrap().parse();
-    let dropped = IntCounter::new("dropped", "dropped").unwrap();
-    let log = AccessLog::start(&config, dropped.clone()).unwrap();
+    let config = config(&format!("output = {:?}", path.to_str().unwrap()));
+    let counters = counters();
+    let log = AccessLog::start(&config, counters.clone(), None).unwrap();
     for _ in 0..100 {
         log.write(&entry(&no_header));
     }
@@ -235,13 +309,37 @@ fn lines_reach_their_file() {
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(text.lines().count(), 100);
     assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
-    assert_eq!(dropped.get(), 0);
+    assert_eq!((counters.dropped.get(), counters.sampled_out.get()), (0, 0));
 
     let missing = AccessLogConfig {
         output: super::super::AccessLogOutput::File(directory.path().join("no/such/file")),
-        ..config.clone()
+        ..config
     };
-    assert!(AccessLog::start(&missing, dropped.clone()).is_err());
-    let off = AccessLogConfig { enabled: false, ..missing };
-    AccessLog::start(&off, dropped).unwrap().write(&entry(&no_header));
+    assert!(AccessLog::start(&missing, counters, Some(&log)).is_err());
+}
+
+#[test]
+fn a_changed_form_goes_on_with_the_writer_of_the_same_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = format!("output = {:?}", directory.path().join("access.log"));
+    let before = AccessLog::start(&config(&output), counters(), None).unwrap();
+    let with_fields = config(&format!("{output}\nfields = [\"status\"]"));
+    let after = AccessLog::start(&with_fields, counters(), Some(&before)).unwrap();
+    assert!(Arc::ptr_eq(&before.queue, &after.queue));
+    let elsewhere = config(&format!("output = {:?}", directory.path().join("other.log")));
+    let other = AccessLog::start(&elsewhere, counters(), Some(&before)).unwrap();
+    assert!(!Arc::ptr_eq(&before.queue, &other.queue));
+}
+
+#[test]
+fn requests_without_a_line_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let config = config(&format!("output = {path:?}\nsample = {{ rate = \"0%\" }}"));
+    let counters = counters();
+    let log = AccessLog::start(&config, counters.clone(), None).unwrap();
+    let taken = [(200, false), (404, false), (200, true), (301, false)]
+        .map(|(status, is_broken)| log.takes(status, is_broken, Duration::ZERO));
+    assert_eq!(taken, [false, true, true, false]);
+    assert_eq!(counters.sampled_out.get(), 2);
 }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     AccessLog,
-    json::{milliseconds, optional, text},
+    json::{milliseconds, number, optional_milliseconds, text},
 };
 use crate::{
     telemetry::{
@@ -54,16 +54,19 @@ pub struct TunnelEntry<'a> {
 impl AccessLog {
     /// Formats the line of a connection and leaves it for the writer. Never waits.
     pub fn write_tunnel(&self, entry: &TunnelEntry<'_>) {
-        let Some(output) = &self.output else { return };
         let mut line = Vec::with_capacity(400);
         // Writing to a vector does not fail, and neither does serialising text.
-        let _ = match output.form.format {
+        let _ = match self.form.format {
             AccessLogFormat::Json => json(&mut line, entry),
             AccessLogFormat::Combined => combined(&mut line, entry),
         };
         line.push(b'\n');
-        output.queue.push(line);
+        self.queue.push(line);
     }
+}
+
+fn optional(line: &mut Vec<u8>, name: &str, value: Option<&str>) -> io::Result<()> {
+    value.map_or(Ok(()), |value| text(line, name, value.as_bytes()))
 }
 
 fn json(line: &mut Vec<u8>, entry: &TunnelEntry<'_>) -> io::Result<()> {
@@ -77,21 +80,15 @@ fn json(line: &mut Vec<u8>, entry: &TunnelEntry<'_>) -> io::Result<()> {
     optional(line, "listener", Some(entry.listener))?;
     optional(line, "passthrough", entry.passthrough)?;
     optional(line, "server_name", entry.server_name)?;
-    write!(
-        line,
-        ",\"bytes_in\":{},\"bytes_out\":{},\"duration_ms\":",
-        entry.bytes_in, entry.bytes_out
-    )?;
-    milliseconds(line, entry.duration)?;
-    if let Some(duration) = entry.connect_duration {
-        line.extend_from_slice(b",\"connect_duration_ms\":");
-        milliseconds(line, duration)?;
-    }
+    number(line, "bytes_in", entry.bytes_in);
+    number(line, "bytes_out", entry.bytes_out);
+    milliseconds(line, "duration_ms", entry.duration);
+    optional_milliseconds(line, "connect_duration_ms", entry.connect_duration);
     optional(line, "upstream", Some(entry.upstream))?;
     if let Some(endpoint) = entry.endpoint {
         text(line, "endpoint", endpoint.to_string().as_bytes())?;
     }
-    write!(line, ",\"tries\":{}", entry.tries)?;
+    number(line, "tries", u64::from(entry.tries));
     optional(line, "end", Some(entry.end))?;
     line.push(b'}');
     Ok(())

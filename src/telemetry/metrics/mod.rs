@@ -33,13 +33,14 @@ use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_cla
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, HandshakeFailure, HeadRefused, ReloadResult, RequestRefused, TlsVersion,
-        TunnelEnd,
+        ConnectionRefused, HandshakeFailure, HeadRefused, LookUpResult, ReloadResult,
+        RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
     tunnel::{OpenTunnel, TunnelMetrics},
 };
+use super::access_log::Counters as AccessLogCounters;
 use crate::types::{EndpointAddress, Name};
 
 /// The content type of [`Metrics::render`].
@@ -147,6 +148,7 @@ pub struct Metrics {
     families: Families,
     requests_refused: CounterBy<RequestRefused>,
     reloads: CounterBy<ReloadResult>,
+    look_ups: CounterBy<LookUpResult>,
     routes: Kept<RouteKey, RouteMetrics>,
     listeners: Kept<Arc<str>, ListenerMetrics>,
     upstreams: Kept<Arc<str>, UpstreamMetrics>,
@@ -168,7 +170,7 @@ struct Families {
     last_reload: IntGauge,
     last_reload_successful: IntGauge,
     snapshots: IntGauge,
-    access_log_dropped: IntCounter,
+    access_log: AccessLogCounters,
 }
 
 impl Metrics {
@@ -179,6 +181,7 @@ impl Metrics {
         let gauges = |definition| register(&registry, gauges(definition));
         // A family without labels is one series: the handle keeps it, the family gives it its name.
         let gauge = |definition| gauges(definition).with_label_values::<&str>(&[]);
+        let counter = |definition| counters(definition).with_label_values::<&str>(&[]);
         let families = Families {
             connections: gauges(&names::CONNECTIONS),
             connections_total: counters(&names::CONNECTIONS_TOTAL),
@@ -192,7 +195,10 @@ impl Metrics {
             last_reload: gauge(&names::LAST_RELOAD),
             last_reload_successful: gauge(&names::LAST_RELOAD_SUCCESSFUL),
             snapshots: gauge(&names::SNAPSHOTS),
-            access_log_dropped: counters(&names::ACCESS_LOG_DROPPED).with_label_values::<&str>(&[]),
+            access_log: AccessLogCounters {
+                dropped: counter(&names::ACCESS_LOG_DROPPED),
+                sampled_out: counter(&names::ACCESS_LOG_SAMPLED_OUT),
+            },
         };
         families.config_in_sync.set(1);
         families.last_reload_successful.set(1);
@@ -202,12 +208,14 @@ impl Metrics {
         gauge(&names::START_TIME).set(unix_seconds(SystemTime::now()));
         let requests_refused = CounterBy::new(&counters(&names::REQUESTS_REFUSED), &[]);
         let reloads = CounterBy::new(&counters(&names::RELOADS), &[]);
+        let look_ups = CounterBy::new(&counters(&names::LOOK_UPS), &[]);
         Arc::new(Self {
             tunnels: tunnel::Tunnels::new(&registry),
             registry,
             families,
             requests_refused,
             reloads,
+            look_ups,
             routes: Kept::new(),
             listeners: Kept::new(),
             upstreams: Kept::new(),
@@ -259,6 +267,11 @@ impl Metrics {
         self.requests_refused.inc(reason);
     }
 
+    /// Counts a look-up by DNS.
+    pub fn looked_up(&self, result: LookUpResult) {
+        self.look_ups.inc(result);
+    }
+
     /// The number of the configuration in force.
     pub fn generation(&self, generation: u64) {
         self.families.config_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
@@ -282,9 +295,9 @@ impl Metrics {
         LiveSnapshot(self.families.snapshots.clone())
     }
 
-    /// The counter of lost access log lines.
-    pub fn access_log_dropped(&self) -> IntCounter {
-        self.families.access_log_dropped.clone()
+    /// What the access log counts.
+    pub fn access_log(&self) -> AccessLogCounters {
+        self.families.access_log.clone()
     }
 
     /// Removes the series of routes, listeners and upstreams that no snapshot and no request has held for ten minutes.

@@ -104,6 +104,8 @@ definitions! {
             "Requests being served by the endpoint.";
         ENDPOINT_REQUESTS: Counter "tidegate_endpoint_requests_total" ["upstream", "endpoint"]
             "Tries sent to the endpoint.";
+        LOOK_UPS: Counter "tidegate_dns_lookups_total" ["result"]
+            "Look-ups of endpoints' names by their result.";
     }
     "Certificates": {
         CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
@@ -126,6 +128,8 @@ definitions! {
     "Process": {
         ACCESS_LOG_DROPPED: Counter "tidegate_access_log_dropped_total" []
             "Access log lines that were lost: the queue was full, or the write failed.";
+        ACCESS_LOG_SAMPLED_OUT: Counter "tidegate_access_log_sampled_out_total" []
+            "Requests without an access log line, by `access_log.sample`.";
         BUILD_INFO: Gauge "tidegate_build_info" ["version", "pingora"]
             "Always 1; the labels name the build.";
         START_TIME: Gauge "tidegate_process_start_time_seconds" []
@@ -285,6 +289,20 @@ label_values! {
         /// No endpoint took it in time.
         ConnectTimeout = "connect_timeout",
     }
+
+    /// What came of a look-up by DNS.
+    LookUpResult {
+        /// Records.
+        Found = "found",
+        /// There is no such name (NXDOMAIN).
+        NoName = "no_name",
+        /// The name has no records of this kind: usual for AAAA.
+        NoRecords = "no_records",
+        /// No name server answered in time.
+        Timeout = "timeout",
+        /// A name server failed, or none could be asked.
+        Failed = "failed",
+    }
     /// How a reload ended.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -306,6 +324,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
     match (definition.name, label) {
         (_, "status") => Some(STATUS_CLASSES.to_vec()),
         (_, "end") => Some(all::<TunnelEnd>()),
+        (name, "result") if name == LOOK_UPS.name => Some(all::<LookUpResult>()),
         (_, "result") => Some(all::<ReloadResult>()),
         (name, "reason") if name == REQUESTS_REFUSED.name => Some(all::<RequestRefused>()),
         (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),

@@ -8,11 +8,13 @@ pub mod certificate;
 pub mod client;
 pub mod edge;
 pub mod eventually;
+pub mod name_server;
 pub mod origin;
 mod runtime;
 
 pub use certificate::{Authority, Certificate};
 pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
 pub use edge::{Edge, Launch};
+pub use name_server::NameServer;
 pub use origin::{Origin, Play, RawOrigin, TcpOrigin};
 pub use runtime::{block_on, spawn};

@@ -5,13 +5,13 @@
 
 /// A token and the line it starts on, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
-    pub(super) kind: Kind,
-    pub(super) line: usize,
+pub(crate) struct Token {
+    pub(crate) kind: Kind,
+    pub(crate) line: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A keyword, a name or a number.
     Word(String),
     /// One character of punctuation.
@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 /// The tokens of `source`, in order.
-pub(super) fn tokens(source: &str) -> Vec<Token> {
+pub(crate) fn tokens(source: &str) -> Vec<Token> {
     let mut lexer = Lexer { rest: source, line: 1, tokens: Vec::new() };
     while lexer.step() {}
     lexer.tokens

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rustls::ServerConfig;
+use tonic_health::server::HealthReporter;
 
 use super::Origin;
 use crate::harness::Certificate;
@@ -28,6 +29,7 @@ pub(super) struct Options {
     pub(super) requests_per_connection: Option<u64>,
     pub(super) reset_before_head: bool,
     pub(super) behaviour: Behaviour,
+    pub(super) grpc_health: Option<HealthReporter>,
 }
 
 /// What it speaks.
@@ -74,6 +76,7 @@ impl Default for Builder {
                 requests_per_connection: None,
                 reset_before_head: false,
                 behaviour: Behaviour::Answer(Bytes::from_static(b"ok")),
+                grpc_health: None,
             },
         }
     }
@@ -211,6 +214,12 @@ impl Builder {
     /// Serves the gRPC echo service over HTTP/2.
     pub fn grpc(mut self) -> Self {
         self.options.behaviour = Behaviour::Grpc;
+        self
+    }
+
+    /// Answers `grpc.health.v1` too, as the reporter says.
+    pub fn grpc_health(mut self, reporter: &HealthReporter) -> Self {
+        self.options.grpc_health = Some(reporter.clone());
         self
     }
 

@@ -8,8 +8,12 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tonic::{
     Status, Streaming,
-    codegen::{BoxFuture, BoxStream},
+    codegen::{BoxFuture, BoxStream, Service},
     server::{Grpc, ServerStreamingService, StreamingService, UnaryService},
+};
+use tonic_health::{
+    pb::health_server::HealthServer,
+    server::{HealthReporter, HealthService},
 };
 use tonic_prost::ProstCodec;
 
@@ -93,6 +97,16 @@ impl StreamingService<EchoMessage> for Chat {
     fn call(&mut self, request: tonic::Request<Streaming<EchoMessage>>) -> Self::Future {
         Box::pin(async move { Ok(tonic::Response::new(request.into_inner())) })
     }
+}
+
+/// Answers `grpc.health.v1` as `reporter` says.
+pub(super) async fn answer_health(
+    reporter: &HealthReporter,
+    request: Request<Incoming>,
+) -> Response<AnswerBody> {
+    let service = HealthService::from_health_reporter(reporter.clone());
+    let Ok(response) = HealthServer::new(service).call(request).await;
+    response.map(|body| body.map_err(BoxError::from).boxed_unsync())
 }
 
 /// Answers a gRPC request; a method that is not there is `UNIMPLEMENTED`.

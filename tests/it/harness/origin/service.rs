@@ -58,6 +58,13 @@ pub(super) async fn answer(
         let (status, text) = if is_healthy { (200, "ok") } else { (503, "unhealthy") };
         return Ok(plain(StatusCode::from_u16(status).expect("a status"), text));
     }
+    if let Some(reporter) = &shared.options.grpc_health
+        && request.uri().path().starts_with("/grpc.health.v1.")
+    {
+        shared.probes.fetch_add(1, Ordering::SeqCst);
+        not_hanging(shared).await;
+        return Ok(grpc::answer_health(reporter, request).await);
+    }
     if shared.is_resetting.load(Ordering::SeqCst) {
         return Err(Ended);
     }

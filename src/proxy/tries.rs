@@ -1,0 +1,121 @@
+//! The tries of a request on endpoints: how far they came, and what is remembered of each for the access log.
+//!
+//! Bounded by [`MAX_TRIES`]; nothing is allocated.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::watchdog::Watchdog;
+use crate::{
+    telemetry::Try,
+    upstream::{Endpoint, MAX_TRIES, Picked, Timeouts, Tried},
+};
+
+/// What a request asks for, as far as its timeouts differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// An answer.
+    #[default]
+    Answer,
+    /// Events or gRPC messages: once the head says so, silence is no fault.
+    Stream,
+    /// A WebSocket: silence is no fault from the start.
+    WebSocket,
+}
+
+/// The tries of a request on endpoints.
+#[derive(Default)]
+pub(super) struct Tries {
+    /// The upstream, by its place in the snapshot.
+    pub(super) upstream: Option<usize>,
+    /// Timeouts of this route.
+    pub(super) timeouts: Timeouts,
+    /// How many there were.
+    pub(super) count: u32,
+    /// The endpoints that were tried.
+    pub(super) tried: Tried,
+    /// The present one; its in-flight guard ends with the request.
+    pub(super) picked: Option<Picked>,
+    /// When the first try began.
+    pub(super) began: Option<Instant>,
+    /// From then to the first byte of the answer.
+    pub(super) first_byte: Option<Duration>,
+    /// From then to the end of the answer.
+    pub(super) took: Option<Duration>,
+    /// Ends a try that takes too long.
+    pub(super) watchdog: Option<Watchdog>,
+    /// What the request asks for.
+    pub(super) exchange: Exchange,
+    /// The largest request body; `None` where there is no limit.
+    pub(super) max_body_bytes: Option<u64>,
+    /// What each was like.
+    pub(super) records: Records,
+}
+
+/// What each try was like.
+#[derive(Default)]
+pub(super) struct Records([Option<Record>; MAX_TRIES as usize]);
+
+/// What one try was like. Times are from its beginning.
+struct Record {
+    endpoint: Arc<Endpoint>,
+    began: Instant,
+    connect: Option<Duration>,
+    first_byte: Option<Duration>,
+    end: Option<(Duration, &'static str)>,
+}
+
+/// The outcome of a try that went well.
+const OK: &str = "ok";
+
+impl Records {
+    /// A try begins. More than [`MAX_TRIES`] are not remembered.
+    pub(super) fn begin(&mut self, endpoint: Arc<Endpoint>, now: Instant) {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free =
+                Some(Record { endpoint, began: now, connect: None, first_byte: None, end: None });
+        }
+    }
+
+    /// The present try has made a connection.
+    pub(super) fn connected(&mut self, now: Instant) {
+        if let Some(record) = self.open() {
+            record.connect = Some(now.saturating_duration_since(record.began));
+        }
+    }
+
+    /// The head of its answer is there.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if let Some(record) = self.open() {
+            record.first_byte = Some(now.saturating_duration_since(record.began));
+        }
+    }
+
+    /// It has ended: well, or for a reason. What has ended stays as it was.
+    pub(super) fn end(&mut self, reason: Option<&'static str>, now: Instant) {
+        if let Some(record) = self.open() {
+            let took = now.saturating_duration_since(record.began);
+            record.end = Some((took, reason.unwrap_or(OK)));
+        }
+    }
+
+    /// As the access log has them; the list is `MAX_TRIES` long and filled up with nothing.
+    pub(super) fn for_log(&self) -> impl Iterator<Item = Try<'_>> {
+        self.0.iter().flatten().map(|record| {
+            let (duration, outcome) = record.end.unwrap_or_default();
+            Try {
+                endpoint: record.endpoint.label(),
+                connect: record.connect,
+                first_byte: record.first_byte,
+                duration,
+                outcome,
+            }
+        })
+    }
+
+    fn open(&mut self) -> Option<&mut Record> {
+        self.0.iter_mut().rev().flatten().next().filter(|record| record.end.is_none())
+    }
+}
