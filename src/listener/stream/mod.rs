@@ -1,0 +1,101 @@
+//! A client's connection as Pingora reads and writes it: our own I/O type over TCP, Unix sockets and TLS.
+//!
+//! Place: between the socket and Pingora's session. It holds no read buffer. On HTTP/1.1 it watches heads arrive (limits,
+//! deadline, idle time) and can answer 408, 414 and 431 before Pingora sees a request; on every protocol it ends a
+//! connection whose client takes no bytes. It looks at no content.
+
+mod closing;
+mod reading;
+mod timer;
+mod traits;
+
+use std::{os::fd::RawFd, pin::Pin, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use pingora_core::protocols::{
+    SocketDigest, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest, tls::SslDigest,
+};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use self::{closing::WebSocket, reading::Reading, timer::Timer};
+use super::head::Head;
+use crate::{proxy::ConnectionInfo, telemetry::metrics::ListenerMetrics};
+
+/// What the connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// HTTP/1.1 (and 1.0).
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// What a [`ClientStream`] is made of.
+pub(super) struct Parts<S> {
+    pub(super) io: S,
+    pub(super) fd: RawFd,
+    pub(super) info: Arc<ConnectionInfo>,
+    pub(super) spoken: Spoken,
+    pub(super) ssl: Option<SslDigest>,
+    /// Bytes that were read already.
+    pub(super) replay: Bytes,
+    pub(super) metrics: Arc<ListenerMetrics>,
+}
+
+/// A client's connection.
+pub(super) struct ClientStream<S> {
+    io: S,
+    fd: RawFd,
+    info: Arc<ConnectionInfo>,
+    proxy_digest: Arc<ProxyDigest>,
+    socket_digest: Arc<SocketDigest>,
+    ssl_digest: Option<Arc<SslDigest>>,
+    spoken: Spoken,
+    established: SystemTime,
+    replay: Bytes,
+    reading: Reading,
+    head: Head,
+    /// Between two requests, not before the first.
+    is_reused: bool,
+    read_timer: Timer,
+    write_timer: Timer,
+    /// Ready when connections between two requests end.
+    idle_ends: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Made when the connection becomes a WebSocket.
+    web_socket: Option<Box<WebSocket>>,
+    metrics: Arc<ListenerMetrics>,
+}
+
+impl<S> ClientStream<S> {
+    /// A connection for Pingora.
+    ///
+    /// # Errors
+    /// Never in practice, see [`ConnectionInfo::into_proxy_digest`].
+    pub(super) fn new(parts: Parts<S>) -> pingora_error::Result<Self> {
+        let socket_digest = SocketDigest::from_raw_fd(parts.fd);
+        // The cells are new: setting them can't fail.
+        drop(socket_digest.peer_addr.set(parts.info.client.map(PingoraAddr::Inet)));
+        drop(socket_digest.local_addr.set(parts.info.local.map(PingoraAddr::Inet)));
+        // A token of its own: many connections that wait on one would share its lock.
+        let idle_ends = Box::pin(parts.info.ending().idle.child_token().cancelled_owned());
+        Ok(Self {
+            proxy_digest: Arc::new(parts.info.into_proxy_digest()?),
+            socket_digest: Arc::new(socket_digest),
+            ssl_digest: parts.ssl.map(Arc::new),
+            io: parts.io,
+            fd: parts.fd,
+            info: parts.info,
+            spoken: parts.spoken,
+            established: SystemTime::now(),
+            replay: parts.replay,
+            reading: if parts.spoken == Spoken::Http1 { Reading::Head } else { Reading::Request },
+            head: Head::default(),
+            is_reused: false,
+            read_timer: Timer::default(),
+            write_timer: Timer::default(),
+            idle_ends,
+            web_socket: None,
+            metrics: parts.metrics,
+        })
+    }
+}
