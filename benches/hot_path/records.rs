@@ -42,6 +42,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
             bytes_out: 628,
             duration: Duration::from_micros(1_234),
             upstream_duration: Some(Duration::from_micros(1_111)),
+            listener: None,
             site: Some("shop"),
             route: Some("rest"),
             upstream: Some("web"),

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Serve, TlsChooser, Trusted,
+    AccessLogs, Serve, TlsChooser, Trusted,
     handshake::{Shaken, shake},
     socket::BoundSocket,
     stream::{ClientStream, Parts, Spoken},
@@ -54,6 +54,7 @@ pub(super) struct Gate {
     pub(super) metrics: ArcSwap<ListenerMetrics>,
     pub(super) tls: TlsChooser,
     pub(super) trusted: Trusted,
+    pub(super) access_log: AccessLogs,
     /// No more connections are taken.
     pub(super) stopped: CancellationToken,
     /// How its connections end.
@@ -73,6 +74,7 @@ impl Gate {
         metrics: Arc<ListenerMetrics>,
         tls: TlsChooser,
         trusted: Trusted,
+        access_log: AccessLogs,
         shutdown: ShutdownWatch,
         late_shutdown: ShutdownWatch,
     ) -> Self {
@@ -82,6 +84,7 @@ impl Gate {
             metrics: ArcSwap::new(metrics),
             tls,
             trusted,
+            access_log,
             stopped: CancellationToken::new(),
             ending: Arc::default(),
             shutdown,
@@ -343,6 +346,7 @@ where
 {
     let config = gate.config.load_full();
     let metrics = gate.metrics.load_full();
+    let access_log = gate.access_log.clone();
     let info = |tls: Option<TlsFacts>| {
         let ConnectionEnds { client, local } = ends(accepted);
         Arc::new(ConnectionInfo::new(
@@ -381,8 +385,16 @@ where
             (Spoken::Http1, Bytes::new())
         };
         let info = info(Some(facts));
-        let parts =
-            Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay, metrics };
+        let parts = Parts {
+            io: stream,
+            fd: accepted.fd,
+            info,
+            spoken,
+            ssl: Some(digest),
+            replay,
+            metrics,
+            access_log,
+        };
         return serve(parts, gate, engine).await;
     }
     let mut stream = stream;
@@ -396,7 +408,16 @@ where
         (Spoken::Http1, Bytes::new())
     };
     serve(
-        Parts { io: stream, fd: accepted.fd, info: info(None), spoken, ssl: None, replay, metrics },
+        Parts {
+            io: stream,
+            fd: accepted.fd,
+            info: info(None),
+            spoken,
+            ssl: None,
+            replay,
+            metrics,
+            access_log,
+        },
         gate,
         engine,
     )

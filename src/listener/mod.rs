@@ -5,7 +5,8 @@
 
 mod accept;
 mod handshake;
-mod head;
+mod http2_refusals;
+mod refusal;
 mod set;
 mod socket;
 mod stream;
@@ -20,7 +21,7 @@ use tokio::runtime::Handle;
 pub use set::{ListenerSet, Plan};
 pub use socket::BoundAddress;
 
-use crate::{snapshot::TlsChoice, types::Name};
+use crate::{snapshot::TlsChoice, telemetry::AccessLog, types::Name};
 
 /// Serves connections: Pingora's engine, as the accept loops see it.
 #[async_trait]
@@ -43,3 +44,6 @@ pub type TlsChooser = Arc<dyn Fn(&Name, Option<&str>, Option<IpAddr>) -> TlsChoi
 
 /// Whether an address is a trusted proxy's, which is never counted against a client's limit.
 pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// The access log of the configuration in force.
+pub type AccessLogs = Arc<dyn Fn() -> Option<Arc<AccessLog>> + Send + Sync>;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BoundAddress, TlsChooser, Trusted, Worker,
+    AccessLogs, BoundAddress, TlsChooser, Trusted, Worker,
     accept::{Gate, accept},
     socket::{BoundSocket, bind, overlap},
 };
@@ -33,6 +33,7 @@ pub struct ListenerSet {
     metrics: Arc<Metrics>,
     tls: TlsChooser,
     trusted: Trusted,
+    access_log: AccessLogs,
     active: Mutex<Vec<Active>>,
     /// Listeners that are gone, with connections that are not.
     retired: Mutex<Vec<Active>>,
@@ -151,8 +152,17 @@ impl ListenerSet {
         metrics: Arc<Metrics>,
         tls: TlsChooser,
         trusted: Trusted,
+        access_log: AccessLogs,
     ) -> Self {
-        Self { workers, metrics, tls, trusted, active: Mutex::default(), retired: Mutex::default() }
+        Self {
+            workers,
+            metrics,
+            tls,
+            trusted,
+            access_log,
+            active: Mutex::default(),
+            retired: Mutex::default(),
+        }
     }
 
     fn active(&self) -> MutexGuard<'_, Vec<Active>> {
@@ -253,6 +263,7 @@ impl ListenerSet {
                 metrics,
                 self.tls.clone(),
                 self.trusted.clone(),
+                self.access_log.clone(),
                 watched,
                 watched_late,
             ));

@@ -7,7 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -17,7 +17,9 @@ use pingora_core::protocols::{Digest, raw_connect::ProxyDigest};
 use pingora_http::ResponseHeader;
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::ListenerLimits, snapshot::Snapshot, tls::PolicyIdentity, types::Name};
+use crate::{
+    config::ListenerLimits, framing::Fault, snapshot::Snapshot, tls::PolicyIdentity, types::Name,
+};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct ConnectionInfo {
     awaits_head: AtomicBool,
     /// Whether it carries a WebSocket.
     is_web_socket: AtomicBool,
+    /// What is wrong with the body of its last request.
+    fault: OnceLock<Fault>,
     ending: Arc<Ending>,
 }
 
@@ -101,6 +105,7 @@ impl ConnectionInfo {
             limits,
             awaits_head: AtomicBool::new(true),
             is_web_socket: AtomicBool::new(false),
+            fault: OnceLock::new(),
             ending,
         }
     }
@@ -133,6 +138,17 @@ impl ConnectionInfo {
     /// Whether it carries a WebSocket.
     pub fn is_web_socket(&self) -> bool {
         self.is_web_socket.load(Ordering::Acquire)
+    }
+
+    /// The body of its request is broken: nothing can be read from it any more.
+    pub fn broke(&self, fault: Fault) {
+        // It breaks once.
+        let _ = self.fault.set(fault);
+    }
+
+    /// What is wrong with the body of its request, where something is.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
     }
 
     /// The last byte of a head has come: what follows is no head.

@@ -5,7 +5,7 @@
 use http::{Method, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType};
 
-use crate::{policy::Denied, telemetry::metrics::RequestRefused};
+use crate::{framing::Fault, policy::Denied, telemetry::metrics::RequestRefused};
 
 /// A request that is answered by the edge itself, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub(super) enum Failure {
     ClientTimeout,
     /// The client sent something that is not HTTP.
     ClientInvalid,
+    /// The request's body is malformed.
+    ClientFraming(Fault),
     /// The client went away: there is nobody to answer.
     ClientGone,
     /// A fault of the edge.
@@ -97,7 +99,9 @@ impl Failure {
     /// The status of the answer; `None` where nobody is there to be answered.
     pub(super) fn status(&self) -> Option<StatusCode> {
         Some(match self {
-            Self::BadHost | Self::BadPath(_) | Self::ClientInvalid => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadPath(_) | Self::ClientInvalid | Self::ClientFraming(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnknownHost { refuse: true } | Self::Misdirected => {
@@ -145,6 +149,7 @@ impl Failure {
             Self::UpstreamInvalid => "upstream_invalid",
             Self::ClientTimeout => "client_timeout",
             Self::ClientInvalid => "client_invalid",
+            Self::ClientFraming(fault) => fault.label(),
             Self::ClientGone => "client_gone",
             Self::Internal => "internal",
         }
@@ -188,7 +193,7 @@ impl Failure {
                 "The service did not answer in time."
             }
             Self::ClientTimeout => "The request took too long to arrive.",
-            Self::ClientInvalid => "The request is not valid.",
+            Self::ClientInvalid | Self::ClientFraming(_) => "The request is not valid.",
             Self::ClientGone | Self::Internal => "Something went wrong.",
         }
     }
@@ -205,6 +210,7 @@ impl Failure {
                 | Self::BodyTooLarge
                 | Self::ClientTimeout
                 | Self::ClientInvalid
+                | Self::ClientFraming(_)
                 | Self::ClientGone
                 | Self::Internal
         )

@@ -30,6 +30,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
+pub use forward::new_request_id;
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
 

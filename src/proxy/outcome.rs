@@ -39,7 +39,7 @@ pub(super) fn record(
         .map_or(0, |head| head.status.as_u16());
     let reason = match (&ctx.failure, error) {
         (Some(failure), _) => Some(failure.reason()),
-        (None, Some(error)) => Some(Failure::of(error).reason()),
+        (None, Some(error)) => Some(ctx.failure_of(error).reason()),
         (None, None) => None,
     };
     match &ctx.labels.metrics {
@@ -73,6 +73,7 @@ pub(super) fn record(
             bytes_out,
             duration: took,
             upstream_duration: upstream,
+            listener: None,
             site: ctx.labels.site.as_deref(),
             route: ctx.labels.route.as_deref(),
             upstream: picked.map(|picked| &**picked.endpoint().upstream()),

@@ -196,7 +196,7 @@ pub(super) async fn failed(
     error: &Error,
     ctx: &mut RequestContext,
 ) -> FailToProxy {
-    let failure = ctx.failure.clone().unwrap_or_else(|| Failure::of(error));
+    let failure = ctx.failure_of(error);
     // Pingora closes the client's connection after a failed try, whatever is said here: the answer must say so too.
     session.set_keepalive(None);
     // Where it can't be sent, the client is gone.

@@ -10,7 +10,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 
-/// Listeners that ask the present snapshot for certificates and trusted proxies.
+/// Listeners that ask the present snapshot for certificates, trusted proxies and the access log.
 pub(super) fn listener_set(
     workers: Vec<Worker>,
     metrics: &Arc<Metrics>,
@@ -18,6 +18,7 @@ pub(super) fn listener_set(
 ) -> ListenerSet {
     let for_tls = snapshot.clone();
     let for_trust = snapshot.clone();
+    let for_log = snapshot.clone();
     ListenerSet::new(
         workers,
         metrics.clone(),
@@ -27,5 +28,6 @@ pub(super) fn listener_set(
         Arc::new(move |address| {
             for_trust.load().trusted_proxies.iter().any(|network| network.contains(address))
         }),
+        Arc::new(move || for_log.load().access_log.clone()),
     )
 }

@@ -1,25 +1,30 @@
 //! A client's connection as Pingora reads and writes it: our own I/O type over TCP, Unix sockets and TLS.
 //!
-//! Place: between the socket and Pingora's session. It holds no read buffer. On HTTP/1.1 it watches heads arrive (limits,
-//! deadline, idle time) and can answer 408, 414 and 431 before Pingora sees a request; on every protocol it ends a
-//! connection whose client takes no bytes. It looks at no content.
+//! Place: between the socket and Pingora's session. It holds no read buffer while a connection is idle. On HTTP/1.1 it
+//! follows each message (`reading`): what is malformed, too large or too slow is answered before Pingora sees it. On
+//! every protocol it ends a connection whose client takes no bytes.
 
 mod closing;
 mod reading;
 mod timer;
 mod traits;
 
-use std::{os::fd::RawFd, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    os::fd::RawFd,
+    pin::Pin,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::{
     SocketDigest, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::{closing::WebSocket, reading::Reading, timer::Timer};
-use super::head::Head;
-use crate::{proxy::ConnectionInfo, telemetry::metrics::ListenerMetrics};
+use super::{AccessLogs, http2_refusals::SentFrames};
+use crate::{framing::RequestHead, proxy::ConnectionInfo, telemetry::metrics::ListenerMetrics};
 
 /// What the connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +45,7 @@ pub(super) struct Parts<S> {
     /// Bytes that were read already.
     pub(super) replay: Bytes,
     pub(super) metrics: Arc<ListenerMetrics>,
+    pub(super) access_log: AccessLogs,
 }
 
 /// A client's connection.
@@ -52,9 +58,14 @@ pub(super) struct ClientStream<S> {
     ssl_digest: Option<Arc<SslDigest>>,
     spoken: Spoken,
     established: SystemTime,
-    replay: Bytes,
     reading: Reading,
-    head: Head,
+    head: RequestHead,
+    /// When the head began that is held, which is not whole yet.
+    head_began: Option<Instant>,
+    /// Bytes that were read and not handed out: a head that is not whole, or what came behind a message.
+    held: BytesMut,
+    /// So many of them, from the start, may go to Pingora.
+    judged: usize,
     /// Between two requests, not before the first.
     is_reused: bool,
     read_timer: Timer,
@@ -63,7 +74,10 @@ pub(super) struct ClientStream<S> {
     idle_ends: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Made when the connection becomes a WebSocket.
     web_socket: Option<Box<WebSocket>>,
+    /// Follows what goes out on HTTP/2.
+    sent: SentFrames,
     metrics: Arc<ListenerMetrics>,
+    access_log: AccessLogs,
 }
 
 impl<S> ClientStream<S> {
@@ -87,15 +101,19 @@ impl<S> ClientStream<S> {
             info: parts.info,
             spoken: parts.spoken,
             established: SystemTime::now(),
-            replay: parts.replay,
-            reading: if parts.spoken == Spoken::Http1 { Reading::Head } else { Reading::Request },
-            head: Head::default(),
+            reading: if parts.spoken == Spoken::Http1 { Reading::Head } else { Reading::Open },
+            head: RequestHead::default(),
+            head_began: None,
+            judged: if parts.spoken == Spoken::Http1 { 0 } else { parts.replay.len() },
+            held: BytesMut::from(parts.replay),
             is_reused: false,
             read_timer: Timer::default(),
             write_timer: Timer::default(),
             idle_ends,
             web_socket: None,
+            sent: SentFrames::default(),
             metrics: parts.metrics,
+            access_log: parts.access_log,
         })
     }
 }

@@ -4,7 +4,8 @@ use std::{
     fmt, io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -14,10 +15,33 @@ use pingora_core::protocols::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{ClientStream, Spoken, closing::Closing, reading::Reading};
-use crate::listener::head::Head;
+use super::{ClientStream, Spoken, closing::Closing};
+use crate::{
+    framing::Fault,
+    listener::{http2_refusals::Refusal, refusal::Refused},
+};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
+    /// Counts and logs the streams that the HTTP/2 code refuses before a hook sees them.
+    fn saw_frames(&mut self, result: &Poll<io::Result<usize>>, slices: &[io::IoSlice<'_>]) {
+        let Poll::Ready(Ok(mut left)) = *result else { return };
+        for slice in slices {
+            let part = left.min(slice.len());
+            left -= part;
+            let mut bytes = slice.get(..part).unwrap_or_default();
+            while let Some(refusal) = self.sent.next_refusal(&mut bytes) {
+                let fault = Fault::Http2;
+                self.metrics.head_refused(fault);
+                let status = match refusal {
+                    Refusal::Answer => 400,
+                    Refusal::Reset => 0,
+                };
+                let took = Duration::ZERO;
+                self.log(&Refused { fault, status, protocol: "HTTP/2.0", head: b"", took });
+            }
+        }
+    }
+
     /// Ends a write that makes no progress for too long.
     fn stalled<T>(
         &mut self,
@@ -45,31 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.reading == Reading::Request
-            && this.spoken == Spoken::Http1
-            && this.info.awaits_head()
-        {
-            this.reading = Reading::Head;
-            this.head = Head::default();
-            this.is_reused = true;
-            this.read_timer.disarm();
-        }
-        match this.reading {
-            Reading::Request => {
-                if this.web_socket_is_closed(cx) {
-                    this.reading = Reading::Closed;
-                    return Poll::Ready(Ok(()));
-                }
-                this.poll_bytes(cx, buf)
-            }
-            Reading::Head => this.poll_head(cx, buf),
-            Reading::Refusing { .. } | Reading::Lingering { .. } => {
-                ready!(this.poll_refusal(cx))?;
-                Poll::Ready(Ok(()))
-            }
-            Reading::Closed => Poll::Ready(Ok(())),
-        }
+        self.get_mut().poll_message(cx, buf)
     }
 }
 
@@ -85,7 +85,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
             return Poll::Ready(Ok(bytes.len()));
         }
         let result = Pin::new(&mut this.io).poll_write(cx, bytes);
-        this.saw_written(&result, bytes);
+        match this.spoken {
+            Spoken::Http1 => this.saw_written(&result, bytes),
+            Spoken::Http2 => this.saw_frames(&result, &[io::IoSlice::new(bytes)]),
+        }
         this.stalled(cx, result)
     }
 
@@ -102,6 +105,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<S> {
             return Pin::new(this).poll_write(cx, first);
         }
         let result = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        if this.spoken == Spoken::Http2 {
+            this.saw_frames(&result, slices);
+        }
         this.stalled(cx, result)
     }
 

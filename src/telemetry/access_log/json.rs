@@ -43,6 +43,7 @@ fn try_write(line: &mut Vec<u8>, entry: &Entry<'_>, fields: &Fields) -> io::Resu
         line.extend_from_slice(b",\"upstream_duration_ms\":");
         milliseconds(line, duration)?;
     }
+    optional(line, "listener", entry.listener)?;
     optional(line, "site", entry.site)?;
     optional(line, "route", entry.route)?;
     optional(line, "upstream", entry.upstream)?;

@@ -56,6 +56,8 @@ pub struct Entry<'a> {
     pub duration: Duration,
     /// The part of it in which the edge waited for the upstream.
     pub upstream_duration: Option<Duration>,
+    /// The listener, where it refused the request before there was a site.
+    pub listener: Option<&'a str>,
     /// The site.
     pub site: Option<&'a str>,
     /// The route.

@@ -29,6 +29,7 @@ fn entry<'a>(header: &'a (dyn Fn(&str) -> Option<&'a [u8]> + 'a)) -> Entry<'a> {
         bytes_out: 512,
         duration: Duration::from_micros(12_345),
         upstream_duration: Some(Duration::from_micros(11_005)),
+        listener: None,
         site: Some("shop"),
         route: Some("rest"),
         upstream: Some("web"),
