@@ -15,7 +15,7 @@ const LOGGED: usize = 2 << 10;
 pub(super) fn answer(fault: Fault) -> &'static [u8] {
     match status(fault) {
         405 => {
-            b"HTTP/1.1 405 Method Not Allowed\r\nallow: GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 57\r\nconnection: close\r\n\r\n405 Method Not Allowed\nThis server opens no tunnels here."
+            b"HTTP/1.1 405 Method Not Allowed\r\nallow:\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 57\r\nconnection: close\r\n\r\n405 Method Not Allowed\nThis server opens no tunnels here."
         }
         408 => {
             b"HTTP/1.1 408 Request Timeout\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 56\r\nconnection: close\r\n\r\n408 Request Timeout\nThe request took too long to arrive."

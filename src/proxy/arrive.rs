@@ -103,6 +103,9 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     let Some(snapshot) = ctx.snapshot.clone() else { return Err(Failure::Internal) };
     identify(session.req_header(), ctx, &snapshot);
     ctx.labels.access_log.clone_from(&snapshot.access_log);
+    if session.req_header().method == Method::CONNECT {
+        return Err(Failure::Connect);
+    }
     let host = host_of(session.req_header())?;
     ctx.host = host.with_port;
     let Some(connection) = ctx.connection.clone() else { return Err(Failure::Internal) };

@@ -17,7 +17,7 @@ use super::{
     upgrade,
     watchdog::{Expired, Watchdog},
 };
-use crate::upstream::{NoEndpoint, Picked, UpstreamProtocol};
+use crate::upstream::{MalformedAnswer, NoEndpoint, Picked, UpstreamProtocol, judge_answers};
 
 /// Picks the endpoint of the first try. Done while the request can still be answered on an open connection: Pingora
 /// closes the client's connection when a try fails.
@@ -57,6 +57,7 @@ pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         Exchange::Stream => {}
         Exchange::WebSocket => upgrade::prepare(&mut peer),
     }
+    judge_answers(&mut peer);
     tries.tried.add(picked.endpoint());
     tries.picked = Some(picked);
     Ok(peer)
@@ -117,7 +118,9 @@ pub(super) fn try_failed(
             | ErrorType::H2Error
             | ErrorType::InvalidH2
             | ErrorType::H2Downgrade
-    ) && *error.esource() == pingora_error::ErrorSource::Upstream;
+    ) && *error.esource() == pingora_error::ErrorSource::Upstream
+        // It answered, and asking again would get the same.
+        && MalformedAnswer::of(&error).is_none();
     let is_safe =
         matches!(session.req_header().method, Method::GET | Method::HEAD | Method::OPTIONS);
     let nothing_answered =

@@ -5,7 +5,9 @@
 use http::{Method, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType};
 
-use crate::{framing::Fault, policy::Denied, telemetry::metrics::RequestRefused};
+use crate::{
+    framing::Fault, policy::Denied, telemetry::metrics::RequestRefused, upstream::MalformedAnswer,
+};
 
 /// A request that is answered by the edge itself, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(super) enum Failure {
     NotFound,
     /// No route takes the method; these are taken.
     MethodNotAllowed(Vec<Method>),
+    /// `CONNECT`: the edge opens no tunnels.
+    Connect,
     /// Over the route's `max_body`.
     BodyTooLarge,
     /// A policy refused.
@@ -85,6 +89,9 @@ impl Failure {
             ) => Self::UpstreamTls,
             (ErrorSource::Upstream, E::ReadTimedout | E::WriteTimedout) => Self::UpstreamTimeout,
             (ErrorSource::Upstream, E::InvalidHTTPHeader | E::InvalidH2) => Self::UpstreamInvalid,
+            (ErrorSource::Upstream, E::ReadError) if MalformedAnswer::of(error).is_some() => {
+                Self::UpstreamInvalid
+            }
             (ErrorSource::Upstream, _) => Self::UpstreamClosed,
             (ErrorSource::Downstream, E::ReadTimedout | E::WriteTimedout) => Self::ClientTimeout,
             (ErrorSource::Downstream, E::ReadError | E::WriteError | E::ConnectionClosed) => {
@@ -108,7 +115,7 @@ impl Failure {
                 StatusCode::MISDIRECTED_REQUEST
             }
             Self::UnknownHost { refuse: false } | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed(_) | Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied(denied) => denied.status,
             Self::NoHealthyEndpoint | Self::SiteDisabled => StatusCode::SERVICE_UNAVAILABLE,
@@ -137,6 +144,7 @@ impl Failure {
             Self::SiteDisabled => "site_disabled",
             Self::NotFound => "no_route",
             Self::MethodNotAllowed(_) => "method",
+            Self::Connect => "connect",
             Self::BodyTooLarge => "body_too_large",
             Self::Denied(denied) => denied.reason,
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
@@ -163,7 +171,7 @@ impl Failure {
             Self::BadPath(_) => RequestRefused::BadPath,
             Self::UriTooLong | Self::HeadTooLarge => RequestRefused::TooLarge,
             Self::NotFound => RequestRefused::NoRoute,
-            Self::MethodNotAllowed(_) => RequestRefused::MethodNotAllowed,
+            Self::MethodNotAllowed(_) | Self::Connect => RequestRefused::MethodNotAllowed,
             Self::Internal => RequestRefused::Internal,
             _ => RequestRefused::BadRequest,
         }
@@ -180,6 +188,7 @@ impl Failure {
             Self::Misdirected => "This connection can't be used for that host; open a new one.",
             Self::NotFound => "There is nothing at this address.",
             Self::MethodNotAllowed(_) => "This address does not take that method.",
+            Self::Connect => "This server opens no tunnels.",
             Self::BodyTooLarge => "The request's body is too large.",
             Self::Denied(_) => "The request was refused.",
             Self::NoHealthyEndpoint | Self::SiteDisabled => {
@@ -203,6 +212,7 @@ impl Failure {
         matches!(
             self,
             Self::BadHost
+                | Self::Connect
                 | Self::HeadTooLarge
                 | Self::UriTooLong
                 | Self::Misdirected

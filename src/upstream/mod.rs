@@ -10,6 +10,7 @@ mod discovery;
 mod dns;
 mod endpoint;
 mod health;
+mod judged;
 mod keep_alive;
 mod live;
 mod peer;
@@ -38,6 +39,7 @@ pub use discovery::{Discovered, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::{Dns, SharedResolver};
 pub use endpoint::{Endpoint, InFlight, Tried};
 pub use health::Verdict;
+pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
 pub use raw::{
