@@ -20,12 +20,16 @@ impl Fields {
     pub(super) fn add(&mut self, line: &[u8], start: usize) -> Result<(), Fault> {
         self.count += 1;
         let Field { name, value, place } = split(line)?;
+        self.take(name, value, start + place)
+    }
+
+    fn take(&mut self, name: &[u8], value: &[u8], place: usize) -> Result<(), Fault> {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 if self.host.is_some() {
                     return Err(Fault::Host);
                 }
-                self.host = Some((start + place, value.len()));
+                self.host = Some((place, value.len()));
             }
             14 if is_named(name, b"content-length") => {
                 if self.length.is_some() || name.get(7) != Some(&b'-') {
@@ -47,6 +51,28 @@ impl Fields {
         }
         Ok(())
     }
+}
+
+/// Checks fields that came in another form than lines (HTTP/2) for what would make two readers differ once they are lines:
+/// names that are no tokens, values with white space around them (RFC 9113, section 8.2.1), and the faults of framing.
+///
+/// # Errors
+/// The first fault.
+pub fn check_fields<'a>(
+    fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+) -> Result<(), Fault> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut found = Fields::default();
+    for (name, value) in fields {
+        if !is_token(name) {
+            return Err(Fault::FieldName);
+        }
+        if is_space(value.first()) || is_space(value.last()) {
+            return Err(Fault::Http2);
+        }
+        found.take(name, value, 0)?;
+    }
+    Ok(())
 }
 
 /// A field's name, its value without white space around it, and where in the line that stands.

@@ -19,6 +19,7 @@ mod tests;
 
 pub use crate::telemetry::metrics::HeadRefused as Fault;
 pub use body::{Body, Judged};
+pub use fields::check_fields;
 pub use host::is_valid_host;
 pub use request::{HeadLimits, RequestHead};
 pub use response::{ResponseBody, ResponseHead};

@@ -1,13 +1,16 @@
 //! Streams of HTTP/2 that are refused before a hook sees them, told from what goes out. Pure; no I/O.
 //!
-//! The h2 crate resets a stream whose request is malformed with `PROTOCOL_ERROR` (RFC 9113, section 8.1.1), and Pingora
-//! does so too or answers it with a bare 400, without telling anybody. Both can be seen in the frames that we send: an
-//! answer without any field is never one of ours.
+//! The h2 crate resets a stream whose request is malformed with `PROTOCOL_ERROR` (RFC 9113, section 8.1.1), or ends the
+//! connection so where it can't decode a field; Pingora resets too, or answers a bare 400. Nobody is told. All of it can be
+//! seen in the frames that we send: an answer without any field is never one of ours.
 
 /// The header of a frame (RFC 9113, section 4.1).
 const HEADER: usize = 9;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
+/// As much of a payload as is looked at: the last stream and the code of `GOAWAY`.
+const PAYLOAD: usize = 8;
 /// `:status: 400` in HPACK's static table (RFC 7541, appendix A), as an indexed field.
 const STATUS_400: [u8; 1] = [0x8c];
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
@@ -15,7 +18,7 @@ const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
 /// How a stream was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Reset with `PROTOCOL_ERROR`.
+    /// Reset with `PROTOCOL_ERROR`, or with its whole connection.
     Reset,
     /// Answered with 400.
     Answer,
@@ -25,7 +28,7 @@ pub(super) enum Refusal {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SentFrames {
     /// The present frame's header, and the start of its payload.
-    start: [u8; HEADER + 4],
+    start: [u8; HEADER + PAYLOAD],
     /// How many bytes of the present frame have gone.
     gone: usize,
 }
@@ -67,9 +70,10 @@ impl SentFrames {
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        let payload = self.start.get(HEADER..self.length()?.min(HEADER + 4))?;
+        let payload = self.start.get(HEADER..self.length()?.min(HEADER + PAYLOAD))?;
         match (self.start.get(3)?, payload) {
             (&RST_STREAM, code) if code == PROTOCOL_ERROR => Some(Refusal::Reset),
+            (&GOAWAY, payload) if payload.ends_with(&PROTOCOL_ERROR) => Some(Refusal::Reset),
             (&HEADERS, block) if block == STATUS_400 => Some(Refusal::Answer),
             _ => None,
         }
@@ -98,6 +102,9 @@ mod tests {
             frame(HEADERS, &[0x88, 1, 2]),
             frame(HEADERS, &[0x8c, 0x5f]),
             frame(0, &[]),
+            frame(GOAWAY, &[0, 0, 0, 1, 0, 0, 0, 0]),
+            frame(GOAWAY, &[0, 0, 0, 1, 0, 0, 0, 1, b'x']),
+            frame(GOAWAY, &[0, 0, 0, 1, 0, 0, 0, 11, 0, 0, 0, 1]),
             frame(RST_STREAM, &PROTOCOL_ERROR),
         ]
         .concat();
@@ -109,7 +116,11 @@ mod tests {
                     found.push(refusal);
                 }
             }
-            assert_eq!(found, [Refusal::Reset, Refusal::Answer, Refusal::Reset], "cut {cut}");
+            assert_eq!(
+                found,
+                [Refusal::Reset, Refusal::Answer, Refusal::Reset, Refusal::Reset],
+                "cut {cut}"
+            );
         }
     }
 }

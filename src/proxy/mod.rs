@@ -113,8 +113,7 @@ impl ProxyHttp for Edge {
         request: &mut RequestHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::request_head(request, ctx);
-        Ok(())
+        relay::request_head(request, ctx)
     }
 
     async fn request_body_filter(
@@ -133,8 +132,7 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::upstream_head(response, ctx);
-        Ok(())
+        relay::upstream_head(response, ctx)
     }
 
     async fn response_filter(

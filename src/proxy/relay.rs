@@ -11,6 +11,7 @@ use pingora_proxy::{FailToProxy, Session};
 
 use super::{
     context::{Exchange, RequestContext},
+    endpoint,
     failure::Failure,
     forward::{self, Forwarding},
     respond,
@@ -21,7 +22,11 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// The request's head on its way to the endpoint.
-pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
+///
+/// # Errors
+/// The endpoint is to be connected to in another way.
+pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext) -> Result<()> {
+    endpoint::check_judged(request.version, ctx)?;
     let local_port = ctx
         .connection
         .as_ref()
@@ -37,12 +42,13 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
     };
     forward::set_forwarding_headers(request, &forwarding);
     join_cookies(request);
-    let Some(route) = &ctx.route else { return };
+    let Some(route) = &ctx.route else { return Ok(()) };
     let upstream_host = match &route.target {
         Target::Upstream { host, .. } => host.as_ref(),
         Target::Redirect { .. } | Target::Respond(_) => None,
     };
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
+    Ok(())
 }
 
 /// Cookies that HTTP/2 sent in pieces become one line (RFC 9113, section 8.2.3).
@@ -85,11 +91,16 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 }
 
 /// The endpoint's head came, a 1xx too.
-pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext) {
-    if response.status.is_informational()
-        && response.status != http::StatusCode::SWITCHING_PROTOCOLS
-    {
-        return;
+///
+/// # Errors
+/// It switches to a protocol that nobody asked for.
+pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext) -> Result<()> {
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        if ctx.tries.exchange != Exchange::WebSocket {
+            return Err(fail(ctx, Failure::UpstreamInvalid));
+        }
+    } else if response.status.is_informational() {
+        return Ok(());
     }
     let tries = &mut ctx.tries;
     if let Some(watchdog) = &tries.watchdog {
@@ -106,6 +117,7 @@ pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext)
             response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
     }
+    Ok(())
 }
 
 /// Events or gRPC messages, as the endpoint says.
@@ -127,7 +139,13 @@ pub(super) fn response_head(
     if response.status.is_informational()
         && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
+        strip_hop_by_hop(response);
+        response.remove_header(&CONTENT_LENGTH);
         return;
+    }
+    if response.status == http::StatusCode::NO_CONTENT {
+        // An empty body's length may not be told (RFC 9110, section 8.6).
+        response.remove_header(&CONTENT_LENGTH);
     }
     ctx.status = response.status.as_u16();
     let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;

@@ -133,8 +133,8 @@ impl Engine {
     fn new(threads: usize, snapshot: &Arc<ArcSwap<Snapshot>>, metrics: &Arc<Metrics>) -> Self {
         let conf = ServerConf {
             threads,
-            // The ceiling of all routes; each upstream counts its own tries.
-            max_retries: MAX_TRIES as usize,
+            // The ceiling of all routes; each upstream counts its own tries. A repeated one is not counted there.
+            max_retries: 2 * MAX_TRIES as usize,
             upstream_keepalive_pool_size: POOL_PER_THREAD,
             ..ServerConf::default()
         };

@@ -6,7 +6,8 @@
 //! connection only fails ([`MalformedAnswer`]), so that it is never used again.
 //!
 //! Pingora has no door for an I/O type of ours on this side but its connector for custom protocols, which may also give
-//! it a connection to speak HTTP/1.1 on. [`judge_answers`] marks a peer for it; peers without the mark go the usual way.
+//! it a connection to speak HTTP/1.1 on. [`judge_answers`] marks a peer for it; peers without the mark go the usual way. So
+//! go those that are offered HTTP/2 too: the first that takes HTTP/1.1 in its place is connected to anew, with the mark.
 
 use std::{
     any::Any,
@@ -57,11 +58,18 @@ impl MalformedAnswer {
     }
 }
 
-/// Marks a peer of HTTP/1.1, so that its answers are judged. Others stay as they are.
-pub fn judge_answers(peer: &mut HttpPeer) {
-    if peer.options.alpn == ALPN::H1 {
+/// Marks a peer of HTTP/1.1, so that its answers are judged; says whether it is one. Others stay as they are: HTTP/2, and
+/// those that are offered both. Of the latter `took_http1` says that they are known to take HTTP/1.1.
+pub fn judge_answers(peer: &mut HttpPeer, took_http1: bool) -> bool {
+    let is_http1 = match peer.options.alpn {
+        ALPN::H1 => true,
+        ALPN::H2H1 => took_http1,
+        _ => false,
+    };
+    if is_http1 {
         peer.options.alpn = ALPN::Custom(CustomALPN::new(MARK.to_vec()));
     }
+    is_http1
 }
 
 /// Makes connections to marked peers.
@@ -164,6 +172,13 @@ impl<S> JudgedStream<S> {
     /// Judges bytes that came: says how many from the start may go to Pingora. The state says what comes behind them; a
     /// head that is not whole is not among them.
     fn judge(&mut self, bytes: &[u8]) -> usize {
+        let is_head = self.reading == Reading::Head;
+        let taken = self.follow(bytes);
+        // Nothing of the answer has gone on: the client gets 502 in its place.
+        if is_head && matches!(self.reading, Reading::Broken(_)) { 0 } else { taken }
+    }
+
+    fn follow(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         loop {
             let rest = bytes.get(taken..).unwrap_or_default();

@@ -19,6 +19,7 @@ mod config;
 mod demo_origin;
 mod docs;
 mod forwarding;
+mod framing;
 mod harness_origin;
 mod health;
 mod keep_alive;

@@ -274,7 +274,8 @@ label_values! {
         Chunk = "chunk",
         /// A trailer, or the end of the body, is malformed (400, or the connection is closed).
         Trailer = "trailer",
-        /// HTTP/2: a request that can't be read, or in two ways; the stream is reset, or answered with 400.
+        /// HTTP/2: a request that can't be read, or in two ways; the stream is reset, or answered with 400, or the
+        /// connection is ended.
         Http2 = "http2",
     }
     /// How a reload ended.

@@ -14,5 +14,5 @@ mod runtime;
 pub use certificate::{Authority, Certificate};
 pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
 pub use edge::Edge;
-pub use origin::{Origin, RawOrigin};
+pub use origin::{Origin, RawOrigin, RecordingOrigin};
 pub use runtime::{block_on, spawn};
