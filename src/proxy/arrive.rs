@@ -56,6 +56,9 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         // A stream whose client opens no window; HTTP/1.1 is watched by the I/O type.
         session.set_write_timeout(Some(limits.write_stall));
     } else {
+        // A client of HTTP/1.0 takes a 1xx for the answer (RFC 9110, section 15.2).
+        let is_http10 = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(is_http10);
         // An answer that does not wait for the body keeps the connection; what is left of the body is read after it.
         session.set_close_on_response_before_downstream_finish(false);
     }

@@ -39,6 +39,8 @@ pub struct ConnectionInfo {
     awaits_head: AtomicBool,
     /// Whether it carries a WebSocket.
     is_web_socket: AtomicBool,
+    /// Whether it ends with a reset.
+    is_broken_off: AtomicBool,
     /// What is wrong with the body of its last request.
     fault: OnceLock<Fault>,
     ending: Arc<Ending>,
@@ -105,6 +107,7 @@ impl ConnectionInfo {
             limits,
             awaits_head: AtomicBool::new(true),
             is_web_socket: AtomicBool::new(false),
+            is_broken_off: AtomicBool::new(false),
             fault: OnceLock::new(),
             ending,
         }
@@ -138,6 +141,16 @@ impl ConnectionInfo {
     /// Whether it carries a WebSocket.
     pub fn is_web_socket(&self) -> bool {
         self.is_web_socket.load(Ordering::Acquire)
+    }
+
+    /// It ends with a reset, so that the client does not take what came for all.
+    pub fn break_off(&self) {
+        self.is_broken_off.store(true, Ordering::Release);
+    }
+
+    /// Whether it ends with a reset.
+    pub fn is_broken_off(&self) -> bool {
+        self.is_broken_off.load(Ordering::Acquire)
     }
 
     /// The body of its request is broken: nothing can be read from it any more.

@@ -55,6 +55,8 @@ pub(super) enum Failure {
     TotalTimeout,
     /// The endpoint's answer was not HTTP.
     UpstreamInvalid,
+    /// The answer has no end that HTTP/1.0 knows.
+    VersionNotSupported,
     /// The client sent its body too slowly, or stopped.
     ClientTimeout,
     /// The client sent something that is not HTTP.
@@ -127,6 +129,7 @@ impl Failure {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::ClientGone => return None,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         })
@@ -156,6 +159,7 @@ impl Failure {
             Self::TotalTimeout => "total_timeout",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::ClientTimeout => "client_timeout",
+            Self::VersionNotSupported => "version",
             Self::ClientInvalid => "client_invalid",
             Self::ClientFraming(fault) => fault.label(),
             Self::ClientGone => "client_gone",
@@ -201,6 +205,7 @@ impl Failure {
             Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => {
                 "The service did not answer in time."
             }
+            Self::VersionNotSupported => "This address can't be had by HTTP/1.0.",
             Self::ClientTimeout => "The request took too long to arrive.",
             Self::ClientInvalid | Self::ClientFraming(_) => "The request is not valid.",
             Self::ClientGone | Self::Internal => "Something went wrong.",

@@ -23,6 +23,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_core::{modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -128,11 +129,11 @@ impl ProxyHttp for Edge {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::upstream_head(response, ctx)
+        relay::upstream_head(session, response, ctx)
     }
 
     async fn response_filter(
@@ -153,6 +154,16 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
         relay::response_body(end_of_stream, ctx).map(|()| None)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        _ctx: &mut RequestContext,
+    ) -> Result<()> {
+        relay::trailers(trailers);
+        Ok(())
     }
 
     fn error_while_proxy(

@@ -6,7 +6,7 @@ use http::Version;
 use pingora_error::Error;
 use pingora_proxy::Session;
 
-use super::{context::RequestContext, failure::Failure};
+use super::{context::RequestContext, failure::Failure, relay};
 use crate::telemetry::{
     Entry,
     metrics::{Metrics, RequestRefused},
@@ -23,6 +23,9 @@ pub(super) fn record(
     metrics: &Metrics,
 ) {
     let took = ctx.started.elapsed();
+    if error.is_some() && !ctx.is_own_answer {
+        relay::break_off(session, ctx);
+    }
     let upstream = match (ctx.tries.first_byte, ctx.tries.began) {
         (Some(first_byte), _) => Some(ctx.tries.took.unwrap_or(first_byte)),
         (None, Some(began)) => Some(began.elapsed()),

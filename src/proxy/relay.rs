@@ -2,8 +2,13 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{
+        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+        CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPIRES, HOST, LOCATION, PRAGMA, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, RANGE, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE, VARY, VIA, WWW_AUTHENTICATE,
+    },
 };
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -16,10 +21,42 @@ use super::{
     forward::{self, Forwarding},
     respond,
 };
-use crate::{snapshot::Target, upstream::parse_keep_alive};
+use crate::{framing::check_fields, snapshot::Target, upstream::parse_keep_alive};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// What may not stand in a trailer, as far as somebody could believe it there.
+const FORBIDDEN_TRAILERS: [HeaderName; 28] = [
+    AGE,
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    EXPIRES,
+    HOST,
+    KEEP_ALIVE,
+    LOCATION,
+    PRAGMA,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    PROXY_CONNECTION,
+    RANGE,
+    RETRY_AFTER,
+    SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VARY,
+    VIA,
+    WWW_AUTHENTICATE,
+];
 
 /// The request's head on its way to the endpoint.
 ///
@@ -93,14 +130,29 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 /// The endpoint's head came, a 1xx too.
 ///
 /// # Errors
-/// It switches to a protocol that nobody asked for.
-pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext) -> Result<()> {
+/// It switches to a protocol that nobody asked for, could be read in two ways once its fields are lines (HTTP/1.1 is
+/// judged before Pingora reads it), or has no end that the client's version knows.
+pub(super) fn upstream_head(
+    session: &Session,
+    response: &ResponseHeader,
+    ctx: &mut RequestContext,
+) -> Result<()> {
     if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
         if ctx.tries.exchange != Exchange::WebSocket {
             return Err(fail(ctx, Failure::UpstreamInvalid));
         }
     } else if response.status.is_informational() {
         return Ok(());
+    }
+    if response.version == Version::HTTP_2 {
+        let fields = response.headers.iter();
+        let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        check_fields(fields).map_err(|_| fail(ctx, Failure::UpstreamInvalid))?;
+        let has_length = response.headers.contains_key(CONTENT_LENGTH);
+        if session.req_header().version == Version::HTTP_10 && !has_length {
+            // Pingora sends it in chunks, behind the last hook.
+            return Err(fail(ctx, Failure::VersionNotSupported));
+        }
     }
     let tries = &mut ctx.tries;
     if let Some(watchdog) = &tries.watchdog {
@@ -147,6 +199,12 @@ pub(super) fn response_head(
         // An empty body's length may not be told (RFC 9110, section 8.6).
         response.remove_header(&CONTENT_LENGTH);
     }
+    if session.req_header().version == Version::HTTP_10
+        && response.remove_header(&TRANSFER_ENCODING).is_some()
+    {
+        // It knows no chunks (RFC 9112, section 6.1): the body ends with the connection.
+        session.set_keepalive(None);
+    }
     ctx.status = response.status.as_u16();
     let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
     if !is_upgrade {
@@ -184,6 +242,13 @@ fn strip_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
+/// Trailers of an answer: what frames, routes, authorises or describes it came too late (RFC 9110, section 6.5.1).
+pub(super) fn trailers(trailers: &mut HeaderMap) {
+    for name in &FORBIDDEN_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
 /// A piece of the response's body came from the endpoint.
 ///
 /// # Errors
@@ -206,6 +271,16 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
         ctx.tries.took = ctx.tries.began.map(|began| began.elapsed());
     }
     Ok(())
+}
+
+/// An answer that is broken off, and has no other end than the connection's, must not end like a whole one.
+pub(super) fn break_off(session: &Session, ctx: &RequestContext) {
+    let Some(head) = session.response_written() else { return };
+    let is_framed =
+        [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| head.headers.contains_key(name));
+    if let (false, false, Some(connection)) = (is_framed, session.is_http2(), &ctx.connection) {
+        connection.break_off();
+    }
 }
 
 /// No try gave an answer: the edge gives its own.

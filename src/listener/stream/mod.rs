@@ -10,16 +10,17 @@ mod timer;
 mod traits;
 
 use std::{
-    os::fd::RawFd,
+    os::fd::{BorrowedFd, RawFd},
     pin::Pin,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::{
     SocketDigest, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest, tls::SslDigest,
 };
+use socket2::SockRef;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::{closing::WebSocket, reading::Reading, timer::Timer};
@@ -78,6 +79,18 @@ pub(super) struct ClientStream<S> {
     sent: SentFrames,
     metrics: Arc<ListenerMetrics>,
     access_log: AccessLogs,
+}
+
+impl<S> Drop for ClientStream<S> {
+    fn drop(&mut self) {
+        if self.info.is_broken_off() {
+            #[expect(unsafe_code, reason = "the socket is known by its number only")]
+            // SAFETY: `io` owns the socket with this number, and is dropped after this.
+            let socket = unsafe { BorrowedFd::borrow_raw(self.fd) };
+            // A socket that is closed with no time to linger resets. Where it can't be, the client is gone.
+            drop(SockRef::from(&socket).set_linger(Some(Duration::ZERO)));
+        }
+    }
 }
 
 impl<S> ClientStream<S> {

@@ -9,6 +9,7 @@ mod generated;
 mod http2;
 mod requests;
 mod responses;
+mod responses_http2;
 
 use std::{collections::BTreeMap, time::Duration};
 

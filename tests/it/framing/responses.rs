@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{CONFIG, SOON, bytes};
 use crate::{
     assert_eventually,
-    harness::{Authority, Edge, RecordingOrigin, origin::Reply},
+    harness::{Authority, Edge, FailureKind, RecordingOrigin, origin::Reply},
 };
 
 /// What becomes of an answer.
@@ -372,4 +372,36 @@ fn answers_over_tls_are_judged_too() {
         assert_ne!(seen[2].connection, seen[3].connection, "{protocol}: broken");
         assert_eq!(edge.metric("tidegate_upstream_retries_total", ()), 0.0, "{protocol}");
     }
+}
+
+/// What a client of HTTP/1.0 would take for the answer is kept from it, and a broken end is no end.
+#[test]
+fn a_client_of_http10_gets_no_1xx_and_sees_a_broken_end() {
+    let asked = Arc::<Notify>::default();
+    let later = asked.clone();
+    let origin = RecordingOrigin::answering(move |seen| match seen.target.as_str() {
+        "/early" => Reply {
+            bytes: format!("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{}", field("X: y"))
+                .into(),
+            ..Reply::default()
+        },
+        _ => Reply {
+            bytes: chunked("5\r\nhello\r\n").into(),
+            later: Some((later.clone(), b"zz\r\n".to_vec())),
+            closes: false,
+        },
+    });
+    let edge = Edge::start(&[&origin], CONFIG);
+    let mut raw = edge.raw();
+    raw.send("GET /early HTTP/1.0\r\nHost: a\r\n\r\n");
+    let head = raw.read_head(SOON).unwrap();
+    assert!(head.starts_with("HTTP/1.") && head[8..].starts_with(" 200 "), "{head}");
+    let mut raw = edge.raw();
+    raw.send("GET /broken HTTP/1.0\r\nHost: a\r\n\r\n");
+    let head = raw.read_head(SOON).unwrap().to_ascii_lowercase();
+    assert!(!head.contains("content-length") && !head.contains("transfer-encoding"), "{head}");
+    assert_eq!(raw.read_exactly(5, SOON).unwrap(), b"hello");
+    asked.notify_one();
+    let end = raw.read_to_end(SOON);
+    assert_eq!(end.map_err(|failure| failure.kind), Err(FailureKind::Reset));
 }
