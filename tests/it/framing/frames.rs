@@ -45,29 +45,13 @@ impl Frames {
     }
 
     fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
         // It may be gone already; what is read then says so.
-        drop(self.raw.try_send(frame));
+        drop(self.raw.try_send(frame(kind, flags, stream, payload)));
     }
 
     /// Sends a head, which may be the whole request. Characters up to U+00FF stand for bytes.
     pub(super) fn head(&mut self, stream: u32, fields: &[Field<'_>], ends: bool) {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            // A literal without indexing, not compressed (RFC 7541, section 6.2.2).
-            block.push(0);
-            for text in [name, value] {
-                let bytes = super::bytes(text);
-                assert!(bytes.len() < 127, "{text}");
-                block.push(bytes.len() as u8);
-                block.extend(bytes);
-            }
-        }
-        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
-        self.send(HEADERS, flags, stream, &block);
+        drop(self.raw.try_send(head(stream, fields, ends)));
     }
 
     /// Sends a part of a body.
@@ -95,6 +79,40 @@ impl Frames {
             }
         }
     }
+}
+
+/// What a client sends first, and one request on stream 1.
+pub(super) fn connection_with(fields: &[Field<'_>], body: Option<&[u8]>) -> Vec<u8> {
+    let mut bytes =
+        [PREFACE, &frame(SETTINGS, 0, 0, &[]), &head(1, fields, body.is_none())].concat();
+    if let Some(body) = body {
+        bytes.extend(frame(DATA, END_STREAM, 1, body));
+    }
+    bytes
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+fn head(stream: u32, fields: &[Field<'_>], ends: bool) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        // A literal without indexing, not compressed (RFC 7541, section 6.2.2).
+        block.push(0);
+        for text in [name, value] {
+            let bytes = super::bytes(text);
+            assert!(bytes.len() < 127, "{text}");
+            block.push(bytes.len() as u8);
+            block.extend(bytes);
+        }
+    }
+    let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
+    frame(HEADERS, flags, stream, &block)
 }
 
 /// The status at the start of a block (RFC 7541, appendices A and B).
