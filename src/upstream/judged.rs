@@ -385,3 +385,141 @@ impl GetSocketDigest for JudgedStream {
         self.io.get_socket_digest()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// An endpoint whose bytes come in pieces.
+    #[derive(Debug)]
+    struct Pieces(VecDeque<Vec<u8>>);
+
+    impl Pieces {
+        fn of(text: &[u8], size: usize) -> Self {
+            Self(text.chunks(size).map(<[u8]>::to_vec).collect())
+        }
+    }
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if let Some(mut piece) = self.0.pop_front() {
+                let rest = piece.split_off(piece.len().min(buf.remaining()));
+                buf.put_slice(&piece);
+                if !rest.is_empty() {
+                    self.0.push_front(rest);
+                }
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Pieces {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// All that Pingora gets of an answer, and how it ends.
+    async fn read(
+        request: &str,
+        text: &[u8],
+        size: usize,
+        room: usize,
+    ) -> (Vec<u8>, Option<Fault>) {
+        let mut stream = JudgedStream::new(Pieces::of(text, size));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        let mut buf = vec![0; room];
+        loop {
+            match stream.read(&mut buf).await {
+                Ok(0) => return (all, None),
+                Ok(n) => all.extend_from_slice(&buf[..n]),
+                Err(error) => {
+                    let MalformedAnswer(fault) = *error.get_ref().unwrap().downcast_ref().unwrap();
+                    return (all, Some(fault));
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_passes_unchanged_however_it_is_cut() {
+        let get = "GET / HTTP/1.1\r\n\r\n";
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 103 Early\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nA: b\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nuntil it closes\r\n\r\n",
+            "HTTP/1.1 101 Switching\r\n\r\nHTTP no more\n\0\r",
+        ] {
+            for (size, room) in [(1, 100), (2, 1), (7, 3), (1_000, 5), (1_000, 1_000), (30, 40)] {
+                let whole = (text.as_bytes().to_vec(), None);
+                assert_eq!(
+                    read(get, text.as_bytes(), size, room).await,
+                    whole,
+                    "{text} {size} {room}"
+                );
+            }
+        }
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        let read = read("HEAD / HTTP/1.1\r\n\r\n", head.as_bytes(), 9, 50).await;
+        assert_eq!(read, (head.as_bytes().to_vec(), None));
+    }
+
+    #[tokio::test]
+    async fn nothing_behind_a_fault_or_an_end_gets_through() {
+        let get = "GET / HTTP/1.1\r\n\r\n";
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let bad = format!("{head}2\r\nok\r\nx\r\n");
+        for (size, room) in [(1, 100), (3, 7)] {
+            let (passed, fault) = read(get, bad.as_bytes(), size, room).await;
+            assert_eq!((passed, fault), (format!("{head}2\r\nok\r\n").into(), Some(Fault::Chunk)));
+            let (passed, fault) = read(get, b"HTTP/1.1 200 OK\nA: b\n\n", size, room).await;
+            assert_eq!((passed, fault), (Vec::new(), Some(Fault::LineEnd)));
+        }
+        // With the fault in hand, nothing of the answer goes on.
+        assert_eq!(read(get, bad.as_bytes(), 1_000, 1_000).await, (Vec::new(), Some(Fault::Chunk)));
+        let more = "HTTP/1.1 204 No\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        assert_eq!(read(get, more.as_bytes(), 1_000, 1_000).await.0, more.as_bytes()[..19]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_kept_takes_another_request() {
+        let (near, mut endpoint) = tokio::io::duplex(1_000);
+        let mut stream = JudgedStream::new(near);
+        for method in ["GET", "HEAD", "GET"] {
+            let request = format!("{method} / HTTP/1.1\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let body = if method == "HEAD" { "" } else { "ok" };
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{body}");
+            endpoint.write_all(answer.as_bytes()).await.unwrap();
+            let mut read = vec![0; answer.len()];
+            stream.read_exact(&mut read).await.unwrap();
+            // Pingora looks whether it is still there before it keeps it.
+            tokio::select! {
+                biased;
+                end = stream.read(&mut read) => panic!("{end:?}"),
+                () = std::future::ready(()) => {}
+            }
+        }
+    }
+}
