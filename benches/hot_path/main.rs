@@ -10,6 +10,7 @@
     reason = "a bench asserts by panicking and its data has a known shape"
 )]
 
+mod framing;
 mod headers;
 mod look_up;
 mod paths;
@@ -27,6 +28,7 @@ fn main() {
     look_up::bench(&mut criterion);
     picks::bench(&mut criterion);
     headers::bench(&mut criterion);
+    framing::bench(&mut criterion);
     records::bench(&mut criterion);
     criterion.final_summary();
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Serve, TlsChooser, Trusted, TunnelChooser,
+    Choosers, Serve,
     handshake::{Greeted, Shaken, shake},
     peeked::{ClientSocket, Peeked},
     preface::sniff,
@@ -57,9 +57,7 @@ pub(super) struct Gate {
     /// Its name, which connections share: they follow it when it changes.
     name: Arc<ArcSwap<Name>>,
     pub(super) metrics: ArcSwap<ListenerMetrics>,
-    pub(super) tls: TlsChooser,
-    tunnel: TunnelChooser,
-    pub(super) trusted: Trusted,
+    choosers: Choosers,
     /// No more connections are taken.
     pub(super) stopped: CancellationToken,
     /// And what waits in the kernel is taken by another process.
@@ -79,9 +77,7 @@ impl Gate {
     pub(super) fn new(
         config: ListenerConfig,
         metrics: Arc<ListenerMetrics>,
-        tls: TlsChooser,
-        tunnel: TunnelChooser,
-        trusted: Trusted,
+        choosers: Choosers,
         shutdown: ShutdownWatch,
         late_shutdown: ShutdownWatch,
     ) -> Self {
@@ -89,9 +85,7 @@ impl Gate {
             name: Arc::new(ArcSwap::from_pointee(config.name.clone())),
             config: ArcSwap::from_pointee(config),
             metrics: ArcSwap::new(metrics),
-            tls,
-            tunnel,
-            trusted,
+            choosers,
             stopped: CancellationToken::new(),
             is_left: AtomicBool::new(false),
             ending: Arc::default(),
@@ -147,7 +141,7 @@ impl Gate {
     fn count(&self, client: Option<SocketAddr>) -> Result<Option<IpAddr>, ConnectionRefused> {
         let limit = self.config.load().limits.max_connections_per_client;
         let (Some(limit), Some(address)) = (limit, client) else { return Ok(None) };
-        if (self.trusted)(address.ip()) {
+        if (self.choosers.trusted)(address.ip()) {
             return Ok(None);
         }
         let network = client_network(address.ip());
@@ -164,7 +158,7 @@ impl Gate {
     fn tunnel(&self, listener: &Name) -> Option<Arc<Tunnel>> {
         match self.ending.last.load_full() {
             Some(last) => last.tunnel_of(listener),
-            None => (self.tunnel)(listener),
+            None => (self.choosers.tunnel)(listener),
         }
     }
 }
@@ -397,6 +391,7 @@ async fn connection<S: ClientSocket>(
         let arrival = Arrival { client, local, server_name: None, opening: Vec::new() };
         return Box::pin(send_on(stream, arrival, tunnel, &gate.ending)).await;
     }
+    let access_log = gate.choosers.access_log.clone();
     let info = |tls: Option<TlsFacts>| {
         Arc::new(ConnectionInfo::new(
             gate.name.clone(),
@@ -411,7 +406,7 @@ async fn connection<S: ClientSocket>(
         let choose = |name: Option<&str>, local: Option<IpAddr>| match gate.ending.last.load_full()
         {
             Some(last) => last.tls_for(&config.name, name, local),
-            None => (gate.tls)(&config.name, name, local),
+            None => (gate.choosers.tls)(&config.name, name, local),
         };
         if !config.protocol.passthrough().is_empty() {
             stream.remember(MAX_CLIENT_HELLO);
@@ -442,8 +437,16 @@ async fn connection<S: ClientSocket>(
             (Spoken::Http1, Bytes::new())
         };
         let info = info(Some(facts));
-        let parts =
-            Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay, metrics };
+        let parts = Parts {
+            io: stream,
+            fd: accepted.fd,
+            info,
+            spoken,
+            ssl: Some(digest),
+            replay,
+            metrics,
+            access_log,
+        };
         return serve(parts, gate, engine).await;
     }
     let (spoken, replay) = if matches!(config.protocol, ListenerProtocol::Http { h2c: true }) {
@@ -456,7 +459,16 @@ async fn connection<S: ClientSocket>(
         (Spoken::Http1, Bytes::new())
     };
     serve(
-        Parts { io: stream, fd: accepted.fd, info: info(None), spoken, ssl: None, replay, metrics },
+        Parts {
+            io: stream,
+            fd: accepted.fd,
+            info: info(None),
+            spoken,
+            ssl: None,
+            replay,
+            metrics,
+            access_log,
+        },
         gate,
         engine,
     )

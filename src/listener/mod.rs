@@ -5,11 +5,12 @@
 
 mod accept;
 mod handshake;
-mod head;
+mod http2_refusals;
 mod inherited;
 mod peeked;
 mod preface;
 mod proxy_header;
+mod refusal;
 mod set;
 mod socket;
 mod stream;
@@ -27,6 +28,7 @@ pub use socket::{BoundAddress, SocketSet, bind_unix};
 
 use crate::{
     snapshot::{TlsChoice, Tunnel},
+    telemetry::AccessLog,
     types::Name,
 };
 
@@ -54,3 +56,19 @@ pub type TunnelChooser = Arc<dyn Fn(&Name) -> Option<Arc<Tunnel>> + Send + Sync>
 
 /// Whether an address is a trusted proxy's, which is never counted against a client's limit.
 pub type Trusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// The access log of the configuration in force.
+pub type AccessLogs = Arc<dyn Fn() -> Option<Arc<AccessLog>> + Send + Sync>;
+
+/// What listeners ask of the configuration in force.
+#[derive(Clone)]
+pub struct Choosers {
+    /// For handshakes.
+    pub tls: TlsChooser,
+    /// For connections that are sent on.
+    pub tunnel: TunnelChooser,
+    /// For limits by client.
+    pub trusted: Trusted,
+    /// For what is refused before it is a request.
+    pub access_log: AccessLogs,
+}

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use super::{
-    BoundAddress, TlsChooser, Trusted, TunnelChooser, Worker,
+    BoundAddress, Choosers, Worker,
     accept::{Gate, accept},
     inherited::{Inherited, Label, PassedSockets, Role},
     socket::{BoundSocket, SocketSet, bind, overlap},
@@ -31,9 +31,7 @@ use crate::{
 pub struct ListenerSet {
     workers: Vec<Worker>,
     metrics: Arc<Metrics>,
-    tls: TlsChooser,
-    tunnel: TunnelChooser,
-    trusted: Trusted,
+    choosers: Choosers,
     active: Mutex<Vec<Active>>,
     /// Listeners that are gone, with connections that are not.
     retired: Mutex<Vec<Active>>,
@@ -196,22 +194,8 @@ impl Drop for Plan {
 
 impl ListenerSet {
     /// A set without listeners.
-    pub fn new(
-        workers: Vec<Worker>,
-        metrics: Arc<Metrics>,
-        tls: TlsChooser,
-        tunnel: TunnelChooser,
-        trusted: Trusted,
-    ) -> Self {
-        Self {
-            workers,
-            metrics,
-            tls,
-            tunnel,
-            trusted,
-            active: Mutex::default(),
-            retired: Mutex::default(),
-        }
+    pub fn new(workers: Vec<Worker>, metrics: Arc<Metrics>, choosers: Choosers) -> Self {
+        Self { workers, metrics, choosers, active: Mutex::default(), retired: Mutex::default() }
     }
 
     fn active(&self) -> MutexGuard<'_, Vec<Active>> {
@@ -327,15 +311,8 @@ impl ListenerSet {
             let (shutdown, watched) = watch::channel(false);
             let (late_shutdown, watched_late) = watch::channel(false);
             let key = Key::of(&config);
-            let gate = Arc::new(Gate::new(
-                config,
-                metrics,
-                self.tls.clone(),
-                self.tunnel.clone(),
-                self.trusted.clone(),
-                watched,
-                watched_late,
-            ));
+            let gate =
+                Arc::new(Gate::new(config, metrics, self.choosers.clone(), watched, watched_late));
             for (socket, worker) in handles.into_iter().zip(self.workers.iter().cycle()) {
                 worker.handle.spawn(accept(socket, gate.clone(), worker.engine.clone()));
             }

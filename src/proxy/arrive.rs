@@ -4,7 +4,11 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, StatusCode, Version, header::CONTENT_LENGTH, header::HOST};
+use http::{
+    HeaderValue, Method, StatusCode, Version,
+    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    uri::Scheme,
+};
 use pingora_error::Result;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -21,6 +25,7 @@ use super::{
 };
 use crate::{
     config::ListenerLimits,
+    framing::{Fault, check_fields, is_valid_host},
     policy::{Flow, PolicyContext, RequestHead},
     route::{
         Found, RequestView, capture,
@@ -52,6 +57,9 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         // A stream whose client opens no window; HTTP/1.1 is watched by the I/O type.
         session.set_write_timeout(Some(limits.write_stall));
     } else {
+        // A client of HTTP/1.0 takes a 1xx for the answer (RFC 9110, section 15.2).
+        let is_http10 = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(is_http10);
         // An answer that does not wait for the body keeps the connection; what is left of the body is read after it.
         session.set_close_on_response_before_downstream_finish(false);
     }
@@ -104,6 +112,9 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     let Some(snapshot) = ctx.snapshot.clone() else { return Err(Failure::Internal) };
     identify(session.req_header(), ctx, &snapshot);
     ctx.labels.access_log.clone_from(&snapshot.access_log);
+    if session.req_header().method == Method::CONNECT {
+        return Err(Failure::Connect);
+    }
     let host = host_of(session.req_header())?;
     ctx.host = host.with_port;
     let Some(connection) = ctx.connection.clone() else { return Err(Failure::Internal) };
@@ -117,6 +128,7 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
         return Err(Failure::Misdirected);
     }
     check_head(session.req_header(), &table.limits)?;
+    check_http2(session.req_header())?;
     check_target(session.req_header())?;
     let path = normalise(session.req_header().uri.path(), snapshot.slashes)
         .map_err(Failure::BadPath)?
@@ -202,10 +214,7 @@ fn host_of(header: &RequestHeader) -> Result<Host, Failure> {
         };
     }
     let authority: http::uri::Authority = text.parse().map_err(|_| Failure::BadHost)?;
-    // An empty port is none (RFC 3986, section 3.2.3); one that is no number up to 65535 is a mistake.
-    let after_host = text.get(authority.host().len()..).unwrap_or_default();
-    let has_bad_port = !matches!(after_host, "" | ":") && authority.port_u16().is_none();
-    if text.contains('@') || authority.host().is_empty() || has_bad_port {
+    if !is_valid_host(text.as_bytes()) {
         return Err(Failure::BadHost);
     }
     let mut name = authority.host().to_ascii_lowercase();
@@ -233,6 +242,19 @@ fn check_head(header: &RequestHeader, limits: &ListenerLimits) -> Result<(), Fai
         return Err(Failure::HeadTooLarge);
     }
     Ok(())
+}
+
+/// What the HTTP/2 code takes, and a reader of HTTP/1.1 behind us would take otherwise.
+fn check_http2(header: &RequestHeader) -> Result<(), Failure> {
+    if header.version < Version::HTTP_2 {
+        return Ok(());
+    }
+    if header.uri.scheme().is_some_and(|scheme| ![Scheme::HTTP, Scheme::HTTPS].contains(scheme)) {
+        return Err(Failure::ClientFraming(Fault::Target));
+    }
+    let fields =
+        header.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    check_fields(fields).map_err(Failure::ClientFraming)
 }
 
 /// Whether this connection may carry requests for the site.
@@ -294,6 +316,10 @@ async fn enter(
             let is_grpc_upstream =
                 ctx.tries.exchange == Exchange::Stream && speaks_http2_only(ctx, *index);
             ctx.tries.max_body_bytes = (!is_grpc_upstream).then_some(route.max_body_bytes);
+            if ctx.tries.exchange == Exchange::WebSocket && has_body(session.req_header()) {
+                // Where its body ends and the frames begin, two readers may see differently.
+                return fail(session, ctx, Failure::ClientInvalid).await;
+            }
             if ctx.tries.exchange == Exchange::WebSocket {
                 // Silence of the client is no fault either.
                 session.set_read_timeout(Some(timeouts.stream_idle));
@@ -320,6 +346,12 @@ async fn enter(
 fn check_body(header: &RequestHeader, max_body_bytes: u64) -> Option<Failure> {
     let announced = header.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
     (announced > max_body_bytes).then_some(Failure::BodyTooLarge)
+}
+
+/// Whether a request of HTTP/1.1 says that it has a body.
+fn has_body(header: &RequestHeader) -> bool {
+    header.headers.contains_key(TRANSFER_ENCODING)
+        || header.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// What a request asks for. A header alone gives it no more time than others: only the answer's head does.

@@ -7,7 +7,7 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -18,7 +18,9 @@ use pingora_http::ResponseHeader;
 use tokio_util::sync::CancellationToken;
 
 use super::hop::Hop;
-use crate::{config::ListenerLimits, snapshot::Snapshot, tls::PolicyIdentity, types::Name};
+use crate::{
+    config::ListenerLimits, framing::Fault, snapshot::Snapshot, tls::PolicyIdentity, types::Name,
+};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -40,6 +42,10 @@ pub struct ConnectionInfo {
     awaits_head: AtomicBool,
     /// Whether it carries a WebSocket.
     is_web_socket: AtomicBool,
+    /// Whether it ends with a reset.
+    is_broken_off: AtomicBool,
+    /// What is wrong with the body of its last request.
+    fault: OnceLock<Fault>,
     ending: Arc<Ending>,
 }
 
@@ -109,6 +115,8 @@ impl ConnectionInfo {
             limits,
             awaits_head: AtomicBool::new(true),
             is_web_socket: AtomicBool::new(false),
+            is_broken_off: AtomicBool::new(false),
+            fault: OnceLock::new(),
             ending,
         }
     }
@@ -141,6 +149,27 @@ impl ConnectionInfo {
     /// Whether it carries a WebSocket.
     pub fn is_web_socket(&self) -> bool {
         self.is_web_socket.load(Ordering::Acquire)
+    }
+
+    /// It ends with a reset, so that the client does not take what came for all.
+    pub fn break_off(&self) {
+        self.is_broken_off.store(true, Ordering::Release);
+    }
+
+    /// Whether it ends with a reset.
+    pub fn is_broken_off(&self) -> bool {
+        self.is_broken_off.load(Ordering::Acquire)
+    }
+
+    /// The body of its request is broken: nothing can be read from it any more.
+    pub fn broke(&self, fault: Fault) {
+        // It breaks once.
+        let _ = self.fault.set(fault);
+    }
+
+    /// What is wrong with the body of its request, where something is.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
     }
 
     /// The last byte of a head has come: what follows is no head.

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use http::HeaderValue;
+use pingora_error::{Error, ErrorSource};
 
 use super::{
     client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, tries::Tries,
@@ -94,6 +95,18 @@ impl RequestContext {
             .as_ref()
             .and_then(|connection| connection.client)
             .map(|address| address.ip())
+    }
+
+    /// Why it failed: what a hook found out, what is wrong with its body, or what the error says.
+    pub(super) fn failure_of(&self, error: &Error) -> Failure {
+        let fault = || self.connection.as_ref().and_then(|connection| connection.fault());
+        match (&self.failure, error.esource()) {
+            (Some(failure), _) => failure.clone(),
+            (None, ErrorSource::Downstream) => {
+                fault().map_or_else(|| Failure::of(error), Failure::ClientFraming)
+            }
+            (None, _) => Failure::of(error),
+        }
     }
 
     /// Whether the client speaks TLS to us.

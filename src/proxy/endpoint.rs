@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::Method;
+use http::{Method, Version};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
@@ -19,7 +19,9 @@ use super::{
     upgrade,
     watchdog::{Expired, Watchdog},
 };
-use crate::upstream::{NoEndpoint, Picked, Upstream, UpstreamProtocol};
+use crate::upstream::{
+    MalformedAnswer, NoEndpoint, Picked, Upstream, UpstreamProtocol, judge_answers,
+};
 
 /// Picks the endpoint of the first try. Done while the request can still be answered on an open connection: Pingora
 /// closes the client's connection when a try fails.
@@ -42,7 +44,8 @@ fn upstream_of(ctx: &RequestContext) -> Option<&Arc<Upstream>> {
 
 /// The peer of the next try.
 pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
-    let picked = match ctx.tries.picked.take().filter(|_| ctx.tries.count == 0) {
+    let is_kept = ctx.tries.count == 0 || std::mem::take(&mut ctx.tries.repeats);
+    let picked = match ctx.tries.picked.take().filter(|_| is_kept) {
         Some(first) => first,
         None => match pick(ctx) {
             Ok(picked) => picked,
@@ -71,6 +74,7 @@ pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         Exchange::Stream => {}
         Exchange::WebSocket => upgrade::prepare(&mut peer, opening.unwrap_or_default()),
     }
+    tries.is_judged = judge_answers(&mut peer, picked.endpoint().took_http1());
     tries.tried.add(picked.endpoint());
     tries.picked = Some(picked);
     Ok(peer)
@@ -103,6 +107,21 @@ pub(super) fn connected(socket: std::os::fd::RawFd, is_reused: bool, ctx: &mut R
     }
 }
 
+/// Whether the connection that Pingora got speaks HTTP/1.1 without a judge; the endpoint is connected to again then.
+///
+/// # Errors
+/// It does.
+pub(super) fn check_judged(version: Version, ctx: &mut RequestContext) -> Result<()> {
+    if version != Version::HTTP_11 || ctx.tries.is_judged {
+        return Ok(());
+    }
+    if let Some(picked) = &ctx.tries.picked {
+        picked.endpoint().learn_http1();
+    }
+    ctx.tries.repeats = true;
+    Err(Error::explain(ErrorType::ConnectError, "it took HTTP/1.1").into_up())
+}
+
 /// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
 pub(super) fn connect_failed(ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
     ctx.tries.records.end(Some(Failure::of(&error).reason()), Instant::now());
@@ -120,6 +139,12 @@ pub(super) fn try_failed(
     ctx: &mut RequestContext,
     mut error: Box<Error>,
 ) -> Box<Error> {
+    if ctx.tries.repeats {
+        // Nothing was sent: the same endpoint is connected to in another way, and that is no other try.
+        ctx.tries.count -= 1;
+        error.set_retry(true);
+        return error;
+    }
     let expired = ctx.tries.watchdog.take().and_then(|watchdog| watchdog.expired());
     if let Some(expired) = expired {
         ctx.failure = Some(match expired {
@@ -140,7 +165,9 @@ pub(super) fn try_failed(
             | ErrorType::H2Error
             | ErrorType::InvalidH2
             | ErrorType::H2Downgrade
-    ) && *error.esource() == pingora_error::ErrorSource::Upstream;
+    ) && *error.esource() == pingora_error::ErrorSource::Upstream
+        // It answered, and asking again would get the same.
+        && MalformedAnswer::of(&error).is_none();
     let is_safe =
         matches!(session.req_header().method, Method::GET | Method::HEAD | Method::OPTIONS);
     let nothing_answered =

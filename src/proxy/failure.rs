@@ -5,7 +5,9 @@
 use http::{Method, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType};
 
-use crate::{policy::Denied, telemetry::metrics::RequestRefused};
+use crate::{
+    framing::Fault, policy::Denied, telemetry::metrics::RequestRefused, upstream::MalformedAnswer,
+};
 
 /// A request that is answered by the edge itself, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub(super) enum Failure {
     NotFound,
     /// No route takes the method; these are taken.
     MethodNotAllowed(Vec<Method>),
+    /// `CONNECT`: the edge opens no tunnels.
+    Connect,
     /// Over the route's `max_body`.
     BodyTooLarge,
     /// A policy refused.
@@ -51,10 +55,14 @@ pub(super) enum Failure {
     TotalTimeout,
     /// The endpoint's answer was not HTTP.
     UpstreamInvalid,
+    /// The answer has no end that HTTP/1.0 knows.
+    VersionNotSupported,
     /// The client sent its body too slowly, or stopped.
     ClientTimeout,
     /// The client sent something that is not HTTP.
     ClientInvalid,
+    /// The request's body is malformed.
+    ClientFraming(Fault),
     /// The client went away: there is nobody to answer.
     ClientGone,
     /// A fault of the edge.
@@ -83,6 +91,9 @@ impl Failure {
             ) => Self::UpstreamTls,
             (ErrorSource::Upstream, E::ReadTimedout | E::WriteTimedout) => Self::UpstreamTimeout,
             (ErrorSource::Upstream, E::InvalidHTTPHeader | E::InvalidH2) => Self::UpstreamInvalid,
+            (ErrorSource::Upstream, E::ReadError) if MalformedAnswer::of(error).is_some() => {
+                Self::UpstreamInvalid
+            }
             (ErrorSource::Upstream, _) => Self::UpstreamClosed,
             (ErrorSource::Downstream, E::ReadTimedout | E::WriteTimedout) => Self::ClientTimeout,
             (ErrorSource::Downstream, E::ReadError | E::WriteError | E::ConnectionClosed) => {
@@ -97,14 +108,16 @@ impl Failure {
     /// The status of the answer; `None` where nobody is there to be answered.
     pub(super) fn status(&self) -> Option<StatusCode> {
         Some(match self {
-            Self::BadHost | Self::BadPath(_) | Self::ClientInvalid => StatusCode::BAD_REQUEST,
+            Self::BadHost | Self::BadPath(_) | Self::ClientInvalid | Self::ClientFraming(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UnknownHost { refuse: true } | Self::Misdirected => {
                 StatusCode::MISDIRECTED_REQUEST
             }
             Self::UnknownHost { refuse: false } | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MethodNotAllowed(_) | Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied(denied) => denied.status,
             Self::NoHealthyEndpoint | Self::SiteDisabled => StatusCode::SERVICE_UNAVAILABLE,
@@ -116,6 +129,7 @@ impl Failure {
                 StatusCode::GATEWAY_TIMEOUT
             }
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::ClientGone => return None,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         })
@@ -133,6 +147,7 @@ impl Failure {
             Self::SiteDisabled => "site_disabled",
             Self::NotFound => "no_route",
             Self::MethodNotAllowed(_) => "method",
+            Self::Connect => "connect",
             Self::BodyTooLarge => "body_too_large",
             Self::Denied(denied) => denied.reason,
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
@@ -144,7 +159,9 @@ impl Failure {
             Self::TotalTimeout => "total_timeout",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::ClientTimeout => "client_timeout",
+            Self::VersionNotSupported => "version",
             Self::ClientInvalid => "client_invalid",
+            Self::ClientFraming(fault) => fault.label(),
             Self::ClientGone => "client_gone",
             Self::Internal => "internal",
         }
@@ -166,7 +183,7 @@ impl Failure {
             Self::BadPath(_) => RequestRefused::BadPath,
             Self::UriTooLong | Self::HeadTooLarge => RequestRefused::TooLarge,
             Self::NotFound => RequestRefused::NoRoute,
-            Self::MethodNotAllowed(_) => RequestRefused::MethodNotAllowed,
+            Self::MethodNotAllowed(_) | Self::Connect => RequestRefused::MethodNotAllowed,
             Self::Internal => RequestRefused::Internal,
             _ => RequestRefused::BadRequest,
         }
@@ -183,6 +200,7 @@ impl Failure {
             Self::Misdirected => "This connection can't be used for that host; open a new one.",
             Self::NotFound => "There is nothing at this address.",
             Self::MethodNotAllowed(_) => "This address does not take that method.",
+            Self::Connect => "This server opens no tunnels.",
             Self::BodyTooLarge => "The request's body is too large.",
             Self::Denied(_) => "The request was refused.",
             Self::NoHealthyEndpoint | Self::SiteDisabled => {
@@ -195,8 +213,9 @@ impl Failure {
             Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => {
                 "The service did not answer in time."
             }
+            Self::VersionNotSupported => "This address can't be had by HTTP/1.0.",
             Self::ClientTimeout => "The request took too long to arrive.",
-            Self::ClientInvalid => "The request is not valid.",
+            Self::ClientInvalid | Self::ClientFraming(_) => "The request is not valid.",
             Self::ClientGone | Self::Internal => "Something went wrong.",
         }
     }
@@ -206,6 +225,7 @@ impl Failure {
         matches!(
             self,
             Self::BadHost
+                | Self::Connect
                 | Self::HeadTooLarge
                 | Self::UriTooLong
                 | Self::Misdirected
@@ -213,6 +233,7 @@ impl Failure {
                 | Self::BodyTooLarge
                 | Self::ClientTimeout
                 | Self::ClientInvalid
+                | Self::ClientFraming(_)
                 | Self::ClientGone
                 | Self::Internal
         )

@@ -28,6 +28,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::HeaderMap;
 use pingora_core::{modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -35,6 +36,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
+pub use forward::new_request_id;
 pub use tunnel::{Arrival, send_on};
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
@@ -118,8 +120,7 @@ impl ProxyHttp for Edge {
         request: &mut RequestHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::request_head(request, ctx);
-        Ok(())
+        relay::request_head(request, ctx)
     }
 
     async fn request_body_filter(
@@ -134,12 +135,11 @@ impl ProxyHttp for Edge {
 
     async fn upstream_response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::upstream_head(response, ctx);
-        Ok(())
+        relay::upstream_head(session, response, ctx)
     }
 
     async fn response_filter(
@@ -160,6 +160,16 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
         relay::response_body(end_of_stream, ctx).map(|()| None)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        _ctx: &mut RequestContext,
+    ) -> Result<()> {
+        relay::trailers(trailers);
+        Ok(())
     }
 
     fn error_while_proxy(

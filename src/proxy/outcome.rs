@@ -6,7 +6,7 @@ use http::Version;
 use pingora_error::Error;
 use pingora_proxy::Session;
 
-use super::{context::RequestContext, failure::Failure};
+use super::{context::RequestContext, failure::Failure, relay};
 use crate::{
     telemetry::{
         AccessLog, Entry, Try,
@@ -27,6 +27,9 @@ pub(super) fn record(
 ) {
     let ended = Instant::now();
     let took = ended.saturating_duration_since(ctx.started);
+    if error.is_some() && !ctx.is_own_answer {
+        relay::break_off(session, ctx);
+    }
     let upstream = match (ctx.tries.first_byte, ctx.tries.began) {
         (Some(first_byte), _) => Some(ctx.tries.took.unwrap_or(first_byte)),
         (None, Some(began)) => Some(ended.saturating_duration_since(began)),
@@ -43,7 +46,7 @@ pub(super) fn record(
         .map_or(0, |head| head.status.as_u16());
     let reason = match (&ctx.failure, error) {
         (Some(failure), _) => Some(failure.reason()),
-        (None, Some(error)) => Some(Failure::of(error).reason()),
+        (None, Some(error)) => Some(ctx.failure_of(error).reason()),
         (None, None) => None,
     };
     match &ctx.labels.metrics {

@@ -4,8 +4,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue,
-    header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{
+        AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+        CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPIRES, HOST, LOCATION, PRAGMA, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, RANGE, RETRY_AFTER, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE,
+        TRAILER, TRANSFER_ENCODING, UPGRADE, VARY, VIA, WWW_AUTHENTICATE,
+    },
 };
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -13,18 +18,55 @@ use pingora_proxy::{FailToProxy, Session};
 
 use super::{
     context::RequestContext,
+    endpoint,
     failure::Failure,
     forward::{self, Forwarding},
     respond,
     tries::Exchange,
 };
-use crate::{snapshot::Target, upstream::parse_keep_alive};
+use crate::{framing::check_fields, snapshot::Target, upstream::parse_keep_alive};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What may not stand in a trailer, as far as somebody could believe it there.
+const FORBIDDEN_TRAILERS: [HeaderName; 28] = [
+    AGE,
+    AUTHORIZATION,
+    CACHE_CONTROL,
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    COOKIE,
+    EXPIRES,
+    HOST,
+    KEEP_ALIVE,
+    LOCATION,
+    PRAGMA,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    PROXY_CONNECTION,
+    RANGE,
+    RETRY_AFTER,
+    SET_COOKIE,
+    STRICT_TRANSPORT_SECURITY,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    VARY,
+    VIA,
+    WWW_AUTHENTICATE,
+];
+
 /// The request's head on its way to the endpoint.
-pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
+///
+/// # Errors
+/// The endpoint is to be connected to in another way.
+pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext) -> Result<()> {
+    endpoint::check_judged(request.version, ctx)?;
     if let Some(connection) = &ctx.connection {
         let forwarding = Forwarding {
             hop: &connection.hop,
@@ -35,12 +77,13 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &RequestContext) {
         forward::set_forwarding_headers(request, &forwarding);
     }
     join_cookies(request);
-    let Some(route) = &ctx.route else { return };
+    let Some(route) = &ctx.route else { return Ok(()) };
     let upstream_host = match &route.target {
         Target::Upstream { host, .. } => host.as_ref(),
         Target::Redirect { .. } | Target::Respond(_) => None,
     };
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
+    Ok(())
 }
 
 /// Cookies that HTTP/2 sent in pieces become one line (RFC 9113, section 8.2.3).
@@ -83,11 +126,31 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 }
 
 /// The endpoint's head came, a 1xx too.
-pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext) {
-    if response.status.is_informational()
-        && response.status != http::StatusCode::SWITCHING_PROTOCOLS
-    {
-        return;
+///
+/// # Errors
+/// It switches to a protocol that nobody asked for, could be read in two ways once its fields are lines (HTTP/1.1 is
+/// judged before Pingora reads it), or has no end that the client's version knows.
+pub(super) fn upstream_head(
+    session: &Session,
+    response: &ResponseHeader,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        if ctx.tries.exchange != Exchange::WebSocket {
+            return Err(fail(ctx, Failure::UpstreamInvalid));
+        }
+    } else if response.status.is_informational() {
+        return Ok(());
+    }
+    if response.version == Version::HTTP_2 {
+        let fields = response.headers.iter();
+        let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        check_fields(fields).map_err(|_| fail(ctx, Failure::UpstreamInvalid))?;
+        let has_length = response.headers.contains_key(CONTENT_LENGTH);
+        if session.req_header().version == Version::HTTP_10 && !has_length {
+            // Pingora sends it in chunks, behind the last hook.
+            return Err(fail(ctx, Failure::VersionNotSupported));
+        }
     }
     let tries = &mut ctx.tries;
     if let Some(watchdog) = &tries.watchdog {
@@ -106,6 +169,7 @@ pub(super) fn upstream_head(response: &ResponseHeader, ctx: &mut RequestContext)
             response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
     }
+    Ok(())
 }
 
 /// Events or gRPC messages, as the endpoint says.
@@ -127,7 +191,19 @@ pub(super) fn response_head(
     if response.status.is_informational()
         && response.status != http::StatusCode::SWITCHING_PROTOCOLS
     {
+        strip_hop_by_hop(response);
+        response.remove_header(&CONTENT_LENGTH);
         return;
+    }
+    if response.status == http::StatusCode::NO_CONTENT {
+        // An empty body's length may not be told (RFC 9110, section 8.6).
+        response.remove_header(&CONTENT_LENGTH);
+    }
+    if session.req_header().version == Version::HTTP_10
+        && response.remove_header(&TRANSFER_ENCODING).is_some()
+    {
+        // It knows no chunks (RFC 9112, section 6.1): the body ends with the connection.
+        session.set_keepalive(None);
     }
     ctx.status = response.status.as_u16();
     let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
@@ -166,6 +242,13 @@ fn strip_hop_by_hop(response: &mut ResponseHeader) {
     }
 }
 
+/// Trailers of an answer: what frames, routes, authorises or describes it came too late (RFC 9110, section 6.5.1).
+pub(super) fn trailers(trailers: &mut HeaderMap) {
+    for name in &FORBIDDEN_TRAILERS {
+        trailers.remove(name);
+    }
+}
+
 /// A piece of the response's body came from the endpoint.
 ///
 /// # Errors
@@ -191,13 +274,23 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
     Ok(())
 }
 
+/// An answer that is broken off, and has no other end than the connection's, must not end like a whole one.
+pub(super) fn break_off(session: &Session, ctx: &RequestContext) {
+    let Some(head) = session.response_written() else { return };
+    let is_framed =
+        [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|name| head.headers.contains_key(name));
+    if let (false, false, Some(connection)) = (is_framed, session.is_http2(), &ctx.connection) {
+        connection.break_off();
+    }
+}
+
 /// No try gave an answer: the edge gives its own.
 pub(super) async fn failed(
     session: &mut Session,
     error: &Error,
     ctx: &mut RequestContext,
 ) -> FailToProxy {
-    let failure = ctx.failure.clone().unwrap_or_else(|| Failure::of(error));
+    let failure = ctx.failure_of(error);
     // Pingora closes the client's connection after a failed try, whatever is said here: the answer must say so too.
     session.set_keepalive(None);
     // Where it can't be sent, the client is gone.

@@ -84,6 +84,8 @@ pub(super) async fn send_failure(
         Failure::MethodNotAllowed(methods) => {
             headers.extend(allow(methods).map(|value| (ALLOW, value)));
         }
+        // What there is does not depend on the target, which is no resource of ours.
+        Failure::Connect => headers.push((ALLOW, HeaderValue::from_static(""))),
         Failure::NoHealthyEndpoint | Failure::SiteDisabled => {
             headers.push((RETRY_AFTER, HeaderValue::from(defaults::RETRY_AFTER.0.as_secs())));
         }

@@ -44,6 +44,10 @@ pub(super) struct Tries {
     pub(super) first_byte: Option<Duration>,
     /// From then to the end of the answer.
     pub(super) took: Option<Duration>,
+    /// Whether the endpoint's answer is judged before Pingora reads it.
+    pub(super) is_judged: bool,
+    /// The present endpoint is connected to again, and that counts as no try.
+    pub(super) repeats: bool,
     /// Ends a try that takes too long.
     pub(super) watchdog: Option<Watchdog>,
     /// What the request asks for.

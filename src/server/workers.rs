@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    mem::ManuallyDrop,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -14,13 +15,15 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::{
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
+    connectors::ConnectorOptions,
     protocols::{
         Stream,
         http::{ServerSession, v2::server::H2Options},
     },
     server::{ShutdownWatch, configuration::ServerConf},
+    services::listening::Service,
 };
-use pingora_proxy::{HttpProxy, http_proxy};
+use pingora_proxy::{HttpProxy, ProxyServiceBuilder};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::oneshot,
@@ -32,7 +35,7 @@ use crate::{
     proxy::{ConnectionInfo, Edge},
     snapshot::Snapshot,
     telemetry::metrics::Metrics,
-    upstream::MAX_TRIES,
+    upstream::{JudgedConnector, MAX_TRIES},
 };
 
 /// Unused upstream connections that are kept, for each thread.
@@ -119,22 +122,45 @@ fn single_threaded(
     Ok((handle, stop, thread))
 }
 
-/// Pingora's proxy with our hooks.
+/// Pingora's proxy with our hooks and our connections to endpoints.
+type Proxy = HttpProxy<Edge, JudgedConnector>;
+
 struct Engine {
-    proxy: Arc<HttpProxy<Edge>>,
+    proxy: Arc<Proxy>,
 }
 
 impl Engine {
     fn new(threads: usize, snapshot: &Arc<ArcSwap<Snapshot>>, metrics: &Arc<Metrics>) -> Self {
         let conf = ServerConf {
             threads,
-            // The ceiling of all routes; each upstream counts its own tries.
-            max_retries: MAX_TRIES as usize,
+            // The ceiling of all routes; each upstream counts its own tries. A repeated one is not counted there.
+            max_retries: 2 * MAX_TRIES as usize,
             upstream_keepalive_pool_size: POOL_PER_THREAD,
             ..ServerConf::default()
         };
-        let proxy = http_proxy(&Arc::new(conf), Edge::new(snapshot.clone(), metrics.clone()));
-        Self { proxy: Arc::new(proxy) }
+        let edge = Edge::new(snapshot.clone(), metrics.clone());
+        let mut options = HttpServerOptions::default();
+        // It is refused by a hook, which counts it; Pingora would answer it without telling.
+        options.allow_connect_method_proxying = true;
+        let connector = JudgedConnector::new(ConnectorOptions::from_server_conf(&conf));
+        let service = ProxyServiceBuilder::new(&Arc::new(conf), edge)
+            .custom(connector, Arc::new(|_, _, _| Box::pin(std::future::ready(None))))
+            .server_options(options)
+            .build();
+        Self { proxy: Arc::new(proxy_of(service)) }
+    }
+}
+
+/// Takes the proxy out of Pingora's service around it: there is no other way to one with a connector of ours.
+fn proxy_of(service: Service<Proxy>) -> Proxy {
+    let mut service = ManuallyDrop::new(service);
+    #[expect(clippy::expect_used, reason = "it was put in a moment ago, and only a start takes it")]
+    let proxy = service.app_logic_mut().expect("a service that has not started");
+    #[expect(unsafe_code, reason = "Pingora gives only a reference to what we own")]
+    // SAFETY: the value is read once, and the service that it stood in is never dropped, nor used after this line. Its
+    // name and its empty list of listeners are not given back, once for each worker.
+    unsafe {
+        std::ptr::read(proxy)
     }
 }
 
@@ -165,7 +191,7 @@ impl Serve for Engine {
 
 /// One connection's view of the engine: the listener's limits.
 struct ConnectionApp {
-    proxy: Arc<HttpProxy<Edge>>,
+    proxy: Arc<Proxy>,
     options: HttpServerOptions,
     h2: H2Options,
     head_ceiling_secs: Option<u64>,

@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,8 @@ pub struct Endpoint {
     in_flight: AtomicUsize,
     requests: AtomicU64,
     announced: Announced,
+    /// It was offered HTTP/2 and took HTTP/1.1.
+    took_http1: AtomicBool,
 }
 
 impl Endpoint {
@@ -41,6 +43,7 @@ impl Endpoint {
             in_flight: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
             announced: Announced::new(),
+            took_http1: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +77,16 @@ impl Endpoint {
     /// To be called for every response of the endpoint; cheap when nothing is new.
     pub fn learn_keep_alive(&self, announced: Option<Duration>) {
         self.announced.learn(announced);
+    }
+
+    /// It was offered HTTP/2 and took HTTP/1.1: from now on it is offered nothing else.
+    pub fn learn_http1(&self) {
+        self.took_http1.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::learn_http1`] was called.
+    pub fn took_http1(&self) -> bool {
+        self.took_http1.load(Ordering::Relaxed)
     }
 
     /// How long the pool may keep an unused connection to it.

@@ -14,6 +14,7 @@ mod dns_config;
 mod endpoint;
 mod grpc_health;
 mod health;
+mod judged;
 mod keep_alive;
 mod live;
 mod peer;
@@ -46,6 +47,7 @@ pub use dns::Dns;
 pub use dns_config::{DnsConfig, NameServer, RawDns};
 pub use endpoint::{Endpoint, InFlight, Tried};
 pub use health::Verdict;
+pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
 pub use raw::{

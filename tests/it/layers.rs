@@ -10,7 +10,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use lexer::{Kind, Token, tokens};
 
 /// Each layer may use only those after it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "cli",
     "server",
     "admin",
@@ -24,6 +24,7 @@ const ORDER: [&str; 15] = [
     "policy",
     "tls",
     "state",
+    "framing",
     "telemetry",
     "types",
 ];

@@ -81,7 +81,7 @@ definitions! {
         TLS_HANDSHAKE_FAILURES: Counter "tidegate_tls_handshake_failures_total" ["listener", "reason"]
             "TLS handshakes that failed.";
         HEADS_REFUSED: Counter "tidegate_heads_refused_total" ["listener", "reason"]
-            "Request heads refused by a limit or a deadline of the listener.";
+            "Requests refused by the listener before they were routed: by a limit, a deadline, or their framing.";
     }
     "Connections sent on": {
         TUNNELS: Gauge "tidegate_tunnels" ["listener", "passthrough", "upstream"]
@@ -257,7 +257,8 @@ label_values! {
         /// Anything else.
         Other = "other",
     }
-    /// Why a listener refused a request head.
+    /// Why a listener refused a request, before the first hook. Endpoints' answers are judged by the same list, and not
+    /// counted here.
     HeadRefused {
         /// The head did not come in time (408).
         Timeout = "timeout",
@@ -267,8 +268,37 @@ label_values! {
         TooLarge = "too_large",
         /// It has too many fields (431).
         TooManyFields = "too_many_fields",
-        /// It can't be read, or in two ways (400).
-        Malformed = "malformed",
+        /// The request line is not a method, a target and a version with a space between (400).
+        StartLine = "start_line",
+        /// The version is not HTTP/1.1 or HTTP/1.0 (400).
+        Version = "version",
+        /// The target has no known form, or forbidden characters (400).
+        Target = "target",
+        /// A line does not end with CRLF, or a CR stands inside of it (400).
+        LineEnd = "line_end",
+        /// NUL or another control character (400).
+        Control = "control",
+        /// A field's name is no token: white space before the colon, for one (400).
+        FieldName = "field_name",
+        /// A line begins with white space (400).
+        Folded = "folded",
+        /// No host in HTTP/1.1, several, one that is no host, or another than the target's (400).
+        Host = "host",
+        /// Several `Content-Length`, or one that is no plain number (400).
+        ContentLength = "content_length",
+        /// `Transfer-Encoding` is not exactly `chunked`, once, in HTTP/1.1 (400).
+        TransferEncoding = "transfer_encoding",
+        /// `Content-Length` and `Transfer-Encoding` (400).
+        LengthAndCoding = "length_and_coding",
+        /// `CONNECT` (405).
+        Connect = "connect",
+        /// A chunk's size or end is malformed (400, or the connection is closed).
+        Chunk = "chunk",
+        /// A trailer, or the end of the body, is malformed (400, or the connection is closed).
+        Trailer = "trailer",
+        /// HTTP/2: a request that can't be read, or in two ways; the stream is reset, or answered with 400, or the
+        /// connection is ended.
+        Http2 = "http2",
     }
     /// How a connection that was sent on ended.
     TunnelEnd {

@@ -16,5 +16,5 @@ pub use certificate::{Authority, Certificate};
 pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
 pub use edge::{Edge, Launch};
 pub use name_server::NameServer;
-pub use origin::{Origin, Play, RawOrigin, TcpOrigin};
+pub use origin::{Origin, Play, RawOrigin, RecordingOrigin, TcpOrigin};
 pub use runtime::{block_on, spawn};

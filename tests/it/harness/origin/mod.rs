@@ -2,13 +2,15 @@
 //!
 //! [`Origin`] speaks HTTP/1.1 and HTTP/2, plain or over TLS, on TCP or a Unix socket; it counts and records what it
 //! sees, and can be made slow, unhealthy, silent or unreachable while it runs. `/healthz` is apart: it is counted by
-//! [`Origin::probes`] and never by [`Origin::requests`]. [`RawOrigin`] answers with given bytes.
+//! [`Origin::probes`] and never by [`Origin::requests`]. [`RawOrigin`] answers with given bytes; [`RecordingOrigin`]
+//! takes requests apart by itself.
 
 mod builder;
 mod grpc;
 mod listening;
 mod raw;
 mod recorded;
+mod recording;
 mod service;
 mod tcp;
 
@@ -33,6 +35,7 @@ pub use builder::Builder;
 pub use grpc::{EchoMessage, SERVICE as GRPC_SERVICE};
 pub use raw::{RawOrigin, Step};
 pub use recorded::{Recorded, hex};
+pub use recording::{RecordingOrigin, Reply, Seen};
 pub use service::pattern;
 pub use tcp::{Play, TcpOrigin};
 
