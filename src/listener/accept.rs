@@ -4,12 +4,11 @@
 //! speaks. A connection's task ends with the connection, with its listener's drain limit, or with the edge.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -30,14 +29,19 @@ use tracing::{debug, warn};
 
 use super::{
     Serve, TlsChooser, Trusted,
+    guarded::Guarded,
     handshake::{Shaken, shake},
+    handshakes::Handshakes,
+    networks::{Counted, Networks, client_network},
     socket::BoundSocket,
     stream::{ClientStream, Parts, Spoken},
 };
 use crate::{
-    config::ListenerConfig,
+    config::{ListenerConfig, ListenerLimits},
     proxy::{ConnectionInfo, Ending, TlsFacts},
-    telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
+    telemetry::metrics::{
+        ConnectionRefused, HandshakeFailure, HeadRefused, ListenerMetrics, OpenConnection,
+    },
     types::Name,
 };
 
@@ -64,7 +68,8 @@ pub(super) struct Gate {
     pub(super) late_shutdown: ShutdownWatch,
     pub(super) open: AtomicUsize,
     freed: Notify,
-    by_client: Mutex<HashMap<IpAddr, u32>>,
+    by_client: Arc<Networks>,
+    handshakes: Handshakes,
 }
 
 impl Gate {
@@ -88,7 +93,8 @@ impl Gate {
             late_shutdown,
             open: AtomicUsize::new(0),
             freed: Notify::new(),
-            by_client: Mutex::default(),
+            by_client: Arc::default(),
+            handshakes: Handshakes::default(),
         }
     }
 
@@ -98,6 +104,7 @@ impl Gate {
         self.config.store(Arc::new(config));
         self.metrics.store(metrics);
         self.freed.notify_waiters();
+        self.handshakes.look_again();
     }
 
     /// A listener that is gone and has no connection serves nothing: its last snapshot is let go.
@@ -125,37 +132,39 @@ impl Gate {
 
     /// A place for a connection from `client`, or the reason why there is none.
     fn admit(self: &Arc<Self>, client: Option<SocketAddr>) -> Result<Place, ConnectionRefused> {
-        let limit = self.config.load().limits.max_connections_per_client;
-        let counted = match (limit, client) {
-            (Some(limit), Some(address)) if !(self.trusted)(address.ip()) => {
-                let network = client_network(address.ip());
-                let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = by_client.entry(network).or_insert(0);
-                if *count >= limit {
-                    return Err(ConnectionRefused::ClientLimit);
-                }
-                *count += 1;
-                Some(network)
-            }
+        let limits = self.config.load().limits;
+        let counted = match (limits.max_connections_per_client, self.counted_as(client, &limits)) {
+            (Some(most), Some(network)) => Some(
+                self.by_client.add(network, most).map_err(|_| ConnectionRefused::ClientLimit)?,
+            ),
             _ => None,
         };
         self.open.fetch_add(1, Ordering::AcqRel);
-        Ok(Place { gate: self.clone(), counted, _open: self.metrics.load().accepted() })
+        Ok(Place { gate: self.clone(), _counted: counted, _open: self.metrics.load().accepted() })
     }
-}
 
-/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one household has to itself.
-fn client_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    /// A place for the handshake of a client; `None` for one that is not counted.
+    fn admit_handshake(
+        &self,
+        client: Option<SocketAddr>,
+        limits: &ListenerLimits,
+    ) -> Result<Option<Counted>, ConnectionRefused> {
+        let Some(network) = self.counted_as(client, limits) else { return Ok(None) };
+        let counted = self.handshakes.by_network.add(network, limits.max_handshakes_per_client);
+        counted.map(Some).map_err(|_| ConnectionRefused::HandshakeLimit)
+    }
+
+    /// The network that a client belongs to; `None` for trusted proxies and Unix sockets, which are not counted.
+    fn counted_as(&self, client: Option<SocketAddr>, limits: &ListenerLimits) -> Option<IpAddr> {
+        let address = client?.ip();
+        (!(self.trusted)(address)).then(|| client_network(address, limits.client_prefix))
     }
 }
 
 /// A connection's place among those that are open.
 struct Place {
     gate: Arc<Gate>,
-    counted: Option<IpAddr>,
+    _counted: Option<Counted>,
     _open: OpenConnection,
 }
 
@@ -164,15 +173,6 @@ impl Drop for Place {
         self.gate.open.fetch_sub(1, Ordering::AcqRel);
         self.gate.let_go_if_empty();
         self.gate.freed.notify_waiters();
-        if let Some(network) = self.counted {
-            let mut by_client = self.gate.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = by_client.get_mut(&network) {
-                *count -= 1;
-                if *count == 0 {
-                    by_client.remove(&network);
-                }
-            }
-        }
     }
 }
 
@@ -295,7 +295,15 @@ async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn
         match listener.next_now() {
             Ok((stream, accepted)) => take(stream, accepted, gate, engine),
             Err(error) if is_about_one_connection(&error) => {}
-            Err(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // File descriptors come back as connections end; all of them have, when the drain is over.
+            Err(_) => {
+                gate.metrics.load().refused(ConnectionRefused::Socket);
+                tokio::select! {
+                    () = gate.ending.all.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE.0) => {}
+                }
+            }
         }
     }
 }
@@ -319,6 +327,7 @@ where
         Ok(place) => place,
         Err(reason) => {
             gate.metrics.load().refused(reason);
+            debug!(client = ?accepted.client, reason = reason.label(), "connection refused");
             return;
         }
     };
@@ -352,6 +361,7 @@ where
             tls,
             config.limits,
             gate.ending.clone(),
+            metrics.clone(),
         ))
     };
     if config.tls {
@@ -361,13 +371,29 @@ where
             None => (gate.tls)(&config.name, name, local),
         };
         let local = accepted.local.map(|address| address.ip());
-        let shaken = match timeout(config.limits.handshake, shake(stream, local, &choose)).await {
+        let counted = match gate.admit_handshake(accepted.client, &config.limits) {
+            Ok(counted) => counted,
+            Err(reason) => {
+                debug!(client = ?accepted.client, reason = reason.label(), "connection refused");
+                return metrics.refused(reason);
+            }
+        };
+        let shaking = async {
+            let _place = gate.handshakes.place(config.limits.max_handshakes).await;
+            shake(stream, local, &choose).await
+        };
+        let shaken = timeout(config.limits.handshake, shaking).await;
+        drop(counted);
+        let shaken = match shaken {
             Ok(Ok(shaken)) => shaken,
             Ok(Err(reason)) => {
                 debug!(listener = %config.name, reason = reason.label(), "handshake failed");
                 return metrics.handshake_failed(reason);
             }
-            Err(_) => return metrics.handshake_failed(HandshakeFailure::Timeout),
+            Err(_) => {
+                debug!(listener = %config.name, reason = "timeout", "handshake failed");
+                return metrics.handshake_failed(HandshakeFailure::Timeout);
+            }
         };
         let Shaken { mut stream, facts, digest, version, is_http2 } = shaken;
         metrics.handshake(version);
@@ -375,7 +401,8 @@ where
             // Pingora waits for the preface without a limit.
             match timeout(config.limits.head, sniff(&mut stream)).await {
                 Ok(Ok((Spoken::Http2, replay))) => (Spoken::Http2, replay),
-                Ok(Ok((Spoken::Http1, _)) | Err(_)) | Err(_) => return,
+                Ok(Ok((Spoken::Http1, _)) | Err(_)) => return,
+                Err(_) => return metrics.head_refused(HeadRefused::Timeout),
             }
         } else {
             (Spoken::Http1, Bytes::new())
@@ -389,8 +416,9 @@ where
     let (spoken, replay) = if config.h2c {
         match timeout(config.limits.head, sniff(&mut stream)).await {
             Ok(Ok(found)) => found,
+            Ok(Err(_)) => return,
             // Nothing came, or not enough of it.
-            Ok(Err(_)) | Err(_) => return,
+            Err(_) => return metrics.head_refused(HeadRefused::Timeout),
         }
     } else {
         (Spoken::Http1, Bytes::new())
@@ -421,7 +449,9 @@ where
 {
     let is_late = gate.ending.announced.load(Ordering::Acquire);
     let shutdown = if is_late { &gate.late_shutdown } else { &gate.shutdown };
-    match ClientStream::new(parts) {
+    let Parts { io, fd, info, spoken, ssl, replay, metrics } = parts;
+    let io = Guarded::new(io, info.clone(), metrics.clone(), spoken);
+    match ClientStream::new(Parts { io, fd, info, spoken, ssl, replay, metrics }) {
         Ok(stream) => engine.serve(Box::new(stream), shutdown).await,
         Err(error) => warn!(%error, "a connection can't be served"),
     }
@@ -452,14 +482,6 @@ async fn sniff<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<(Spoken, Byte
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_household_of_ipv6_counts_as_one() {
-        let network = |text: &str| client_network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:aaaa::1"), network("2001:db8:1:2:bbbb::9"));
-        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
-        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
-    }
 
     #[tokio::test]
     async fn the_preface_is_told_from_a_short_request() {

@@ -4,8 +4,14 @@
 //! are, without touching the connections of those that stay.
 
 mod accept;
+mod calm;
+mod guarded;
 mod handshake;
+mod handshakes;
 mod head;
+mod http2_frames;
+mod networks;
+mod send_pace;
 mod set;
 mod socket;
 mod stream;

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     proxy::{ConnectionInfo, Ending},
-    telemetry::metrics::{HeadRefused, ListenerMetrics},
+    telemetry::metrics::{HeadRefused, LimitReached, ListenerMetrics},
 };
 
 /// Bytes that are read and dropped after a refusal, so that the client can read the answer before a reset.
@@ -277,7 +277,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         self.read_timer.arm(idle);
         // A connection between two requests ends with its listener; a new one still gets its first answer.
         let is_drained = self.is_reused && self.idle_ends.as_mut().poll(cx).is_ready();
-        if is_drained || self.read_timer.has_run_out(cx) {
+        let is_silent = self.read_timer.has_run_out(cx);
+        if is_silent {
+            self.metrics.limit_reached(LimitReached::KeepAlive);
+        }
+        if is_drained || is_silent {
             self.reading = Reading::Closed;
             return Poll::Ready(Ok(()));
         }
@@ -401,6 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         }
         self.write_timer.arm(self.info.limits().write_stall);
         if self.write_timer.has_run_out(cx) {
+            self.metrics.limit_reached(LimitReached::WriteStall);
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the client takes no bytes",

@@ -16,8 +16,16 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use pingora_core::protocols::{Digest, raw_connect::ProxyDigest};
 use pingora_http::ResponseHeader;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use crate::{config::ListenerLimits, snapshot::Snapshot, tls::PolicyIdentity, types::Name};
+use super::life::Life;
+use crate::{
+    config::ListenerLimits,
+    snapshot::Snapshot,
+    telemetry::metrics::{LimitReached, ListenerMetrics},
+    tls::PolicyIdentity,
+    types::Name,
+};
 
 /// A client's connection.
 #[derive(Debug)]
@@ -38,6 +46,9 @@ pub struct ConnectionInfo {
     /// Whether it carries a WebSocket.
     is_web_socket: AtomicBool,
     ending: Arc<Ending>,
+    metrics: Arc<ListenerMetrics>,
+    /// What it has done so far.
+    pub life: Life,
 }
 
 /// How the connections of a listener come to their end, step by step. Each step stays.
@@ -91,6 +102,7 @@ impl ConnectionInfo {
         tls: Option<TlsFacts>,
         limits: ListenerLimits,
         ending: Arc<Ending>,
+        metrics: Arc<ListenerMetrics>,
     ) -> Self {
         Self {
             listener,
@@ -102,7 +114,20 @@ impl ConnectionInfo {
             awaits_head: AtomicBool::new(true),
             is_web_socket: AtomicBool::new(false),
             ending,
+            metrics,
+            life: Life::default(),
         }
+    }
+
+    /// Counts a limit that ended the connection, or one of its requests.
+    pub fn limit_reached(&self, limit: LimitReached) {
+        self.metrics.limit_reached(limit);
+        debug!(client = ?self.client, reason = limit.label(), "a limit was reached");
+    }
+
+    /// Whether it has been there for as long as it may.
+    pub fn is_old(&self) -> bool {
+        self.limits.connection_age.is_some_and(|most| self.life.age() >= most)
     }
 
     /// The name of its listener.

@@ -9,7 +9,13 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, watchdog::Watchdog,
+    body_pace::{AnswerPace, BodyPace},
+    client_address::ClientAddress,
+    connection::ConnectionInfo,
+    failure::Failure,
+    life::OnConnection,
+    outcome,
+    watchdog::Watchdog,
 };
 use crate::{
     policy::PolicyContext,
@@ -31,6 +37,12 @@ pub struct RequestContext {
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Its connection.
     pub(super) connection: Option<Arc<ConnectionInfo>>,
+    /// Its place among the requests of its connection.
+    pub(super) on_connection: Option<OnConnection>,
+    /// How fast its body comes.
+    pub(super) body_pace: Option<BodyPace>,
+    /// How fast its answer is taken, on HTTP/2.
+    pub(super) answer_pace: Option<AnswerPace>,
     /// The client.
     pub(super) client: ClientAddress,
     /// Its id.
@@ -53,6 +65,8 @@ pub struct RequestContext {
     pub(super) tries: Tries,
     /// Why it is not served, where a hook found out.
     pub(super) failure: Option<Failure>,
+    /// The answer is a stream, whose silence is no fault: events, gRPC messages, a WebSocket.
+    pub(super) is_stream: bool,
     /// The response that is written or being written is the edge's own.
     pub(super) is_own_answer: bool,
     /// The status that the client was sent.
@@ -116,6 +130,9 @@ impl RequestContext {
             started: Instant::now(),
             snapshot: Some(snapshot),
             connection: None,
+            on_connection: None,
+            body_pace: None,
+            answer_pace: None,
             client: ClientAddress { address: None, from_trusted: false },
             request_id: HeaderValue::from_static(""),
             site: None,
@@ -127,6 +144,7 @@ impl RequestContext {
             body_bytes: 0,
             tries: Tries::default(),
             failure: None,
+            is_stream: false,
             is_own_answer: false,
             status: 0,
         }
@@ -150,5 +168,13 @@ impl RequestContext {
         self.snapshot = None;
         self.site = None;
         self.route = None;
+    }
+}
+
+impl Drop for RequestContext {
+    fn drop(&mut self) {
+        if self.body_pace.as_ref().is_some_and(BodyPace::is_cut) {
+            outcome::cut(self);
+        }
     }
 }

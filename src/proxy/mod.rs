@@ -6,13 +6,17 @@
 mod arrive;
 #[doc(hidden)]
 pub mod bench;
+mod body_pace;
 mod client_address;
 mod connection;
 mod context;
 mod endpoint;
 mod failure;
+mod flow;
 mod forward;
+mod life;
 mod outcome;
+mod patience;
 mod relay;
 mod respond;
 mod upgrade;
@@ -30,6 +34,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
 pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
+pub use life::Life;
+pub use patience::Patient;
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
 
@@ -120,10 +126,10 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::request_body(session, body.as_ref(), ctx)
+        relay::request_body(session, body, end_of_stream, ctx)
     }
 
     async fn upstream_response_filter(
@@ -154,6 +160,16 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
         relay::response_body(end_of_stream, ctx).map(|()| None)
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        relay::answer_piece(session, body, ctx).map(|()| None)
     }
 
     fn error_while_proxy(

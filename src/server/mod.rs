@@ -1,6 +1,7 @@
 //! Wiring: runtimes, the first configuration, background tasks, the end. No logic of its own.
 
 mod control;
+mod http2_life;
 mod listening;
 mod memory;
 mod reload;

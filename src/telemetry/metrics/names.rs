@@ -82,6 +82,8 @@ definitions! {
             "TLS handshakes that failed.";
         HEADS_REFUSED: Counter "tidegate_heads_refused_total" ["listener", "reason"]
             "Request heads refused by a limit or a deadline of the listener.";
+        LIMITS_REACHED: Counter "tidegate_limits_reached_total" ["listener", "reason"]
+            "Connections, or streams of HTTP/2, that a limit of the listener ended after their first head.";
     }
     "Upstreams": {
         RETRIES: Counter "tidegate_upstream_retries_total" ["upstream"]
@@ -196,8 +198,10 @@ label_values! {
     ConnectionRefused {
         /// The listener has as many as it may.
         Limit = "limit",
-        /// The client address has as many as it may.
+        /// The client network has as many as it may.
         ClientLimit = "client_limit",
+        /// The client network has as many TLS handshakes under way as it may.
+        HandshakeLimit = "handshake_limit",
         /// The PROXY header is missing, malformed, or from somebody who is not trusted.
         ProxyHeader = "proxy_header",
         /// The edge is ending.
@@ -248,6 +252,43 @@ label_values! {
         /// It can't be read, or in two ways (400).
         Malformed = "malformed",
     }
+    /// Which limit ended a connection, or a stream of HTTP/2.
+    LimitReached {
+        /// A request body was silent for too long.
+        BodyIdle = "body_idle",
+        /// A request body came too slowly.
+        BodyRate = "body_rate",
+        /// The client took no byte of an answer for too long.
+        WriteStall = "write_stall",
+        /// The client took an answer too slowly.
+        SendRate = "send_rate",
+        /// No request came for too long.
+        KeepAlive = "keep_alive",
+        /// The connection had as many requests as it may.
+        Requests = "requests",
+        /// The connection was too old.
+        Age = "age",
+        /// The client opened more streams than it may (`REFUSED_STREAM`).
+        Streams = "streams",
+        /// The client reset too many streams.
+        Resets = "resets",
+        /// A head of HTTP/2 came in too many pieces.
+        Continuation = "continuation",
+        /// Too many PING frames.
+        Ping = "ping",
+        /// Too many SETTINGS frames.
+        Settings = "settings",
+        /// Too many `WINDOW_UPDATE` frames.
+        WindowUpdate = "window_update",
+        /// Too many PRIORITY or unknown frames.
+        OtherFrames = "other_frames",
+        /// The client left too many streams without a window.
+        ZeroWindow = "zero_window",
+        /// What else HTTP/2 calls too much (`ENHANCE_YOUR_CALM`): heads far too large, empty or tiny DATA, faulty streams.
+        Calm = "calm",
+        /// The client broke the rules of HTTP/2.
+        Protocol = "protocol",
+    }
     /// How a reload ended.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -273,6 +314,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
         (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),
         (name, "reason") if name == TLS_HANDSHAKE_FAILURES.name => Some(all::<HandshakeFailure>()),
         (name, "reason") if name == HEADS_REFUSED.name => Some(all::<HeadRefused>()),
+        (name, "reason") if name == LIMITS_REACHED.name => Some(all::<LimitReached>()),
         (name, "version") if name == TLS_HANDSHAKES.name => Some(all::<TlsVersion>()),
         _ => None,
     }

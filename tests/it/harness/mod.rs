@@ -12,7 +12,7 @@ pub mod origin;
 mod runtime;
 
 pub use certificate::{Authority, Certificate};
-pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
+pub use client::{Client, Failure, FailureKind, Raw, RawHttp2, Response, Tls};
 pub use edge::Edge;
 pub use origin::{Origin, RawOrigin};
 pub use runtime::{block_on, spawn};
