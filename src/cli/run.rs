@@ -112,6 +112,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     if args.log_level.is_none() {
         prepared.set_logging(log);
     }
+    super::open_files::raise();
     let signals = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("tidegate-signals")

@@ -67,6 +67,8 @@ pub(super) struct Gate {
     /// The same for connections that come after the announcement: they get at least their first request served.
     pub(super) late_shutdown: ShutdownWatch,
     pub(super) open: AtomicUsize,
+    /// Its accept loops. After its end each still takes what waits in the kernel.
+    loops: AtomicUsize,
     freed: Notify,
     by_client: Arc<Networks>,
     handshakes: Handshakes,
@@ -92,6 +94,7 @@ impl Gate {
             shutdown,
             late_shutdown,
             open: AtomicUsize::new(0),
+            loops: AtomicUsize::new(0),
             freed: Notify::new(),
             by_client: Arc::default(),
             handshakes: Handshakes::default(),
@@ -107,9 +110,16 @@ impl Gate {
         self.handshakes.look_again();
     }
 
+    /// How much a listener that ends has left: connections, and accept loops that still take some.
+    pub(super) fn left(&self) -> usize {
+        let is_stopped = self.stopped.is_cancelled();
+        let loops = if is_stopped { self.loops.load(Ordering::Acquire) } else { 0 };
+        self.open.load(Ordering::Acquire) + loops
+    }
+
     /// A listener that is gone and has no connection serves nothing: its last snapshot is let go.
     fn let_go_if_empty(&self) {
-        if self.stopped.is_cancelled() && self.open.load(Ordering::Acquire) == 0 {
+        if self.stopped.is_cancelled() && self.left() == 0 {
             self.ending.last.store(None);
         }
     }
@@ -178,6 +188,7 @@ impl Drop for Place {
 
 /// Accepts on one socket until the listener stops; then what waits in the kernel is still taken.
 pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn Serve>) {
+    gate.loops.fetch_add(1, Ordering::AcqRel);
     let ended = match socket {
         BoundSocket::Tcp(socket) => match TcpListener::from_std(socket) {
             Ok(listener) => {
@@ -194,6 +205,7 @@ pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn
             Err(error) => Err(error),
         },
     };
+    gate.loops.fetch_sub(1, Ordering::AcqRel);
     gate.let_go_if_empty();
     if let Err(error) = ended {
         warn!(listener = %gate.config.load().name, %error, "a socket can't be used");

@@ -18,6 +18,8 @@ mod balance;
 mod config;
 mod demo_origin;
 mod docs;
+mod exhaustion;
+mod floods;
 mod forwarding;
 mod harness_origin;
 mod health;
