@@ -31,3 +31,17 @@ pub(super) fn raise() {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_soft_limit_becomes_the_hard_one() {
+        let before = getrlimit(Resource::Nofile);
+        let low = Rlimit { current: before.maximum.map(|most| most - 1), ..before };
+        setrlimit(Resource::Nofile, low).unwrap();
+        raise();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.maximum);
+    }
+}

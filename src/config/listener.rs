@@ -59,7 +59,7 @@ pub struct RawListener {
     /// Bytes a second that a request body must come with, after five seconds of waiting for it: 408 under it. The streams of one HTTP/2 connection share it. Not for WebSockets and gRPC; `"0B"` turns it off.
     #[schemars(extend("default" = defaults::BODY_RATE.to_string()))]
     pub min_body_rate: Option<ByteSize>,
-    /// Bytes a second that a client must take of an answer, after five seconds of waiting for it. The streams of one HTTP/2 connection share it. Not for WebSockets, event streams and gRPC; `"0B"` turns it off.
+    /// Bytes a second that a client must take of an answer, after five seconds of waiting for it. The streams of one HTTP/2 connection share it. Not for WebSockets, and on HTTP/2 not for event streams and gRPC; `"0B"` turns it off.
     #[schemars(extend("default" = defaults::SEND_RATE.to_string()))]
     pub min_send_rate: Option<ByteSize>,
     /// What a client of HTTP/2 may do; the connection ends over it (GOAWAY, `ENHANCE_YOUR_CALM`).

@@ -390,10 +390,11 @@ where
                 return metrics.refused(reason);
             }
         };
-        let shaking = async {
+        // On the heap, and so only while it lasts: a handshake's state is larger than all else of an idle connection.
+        let shaking = Box::pin(async {
             let _place = gate.handshakes.place(config.limits.max_handshakes).await;
             shake(stream, local, &choose).await
-        };
+        });
         let shaken = timeout(config.limits.handshake, shaking).await;
         drop(counted);
         let shaken = match shaken {
@@ -422,7 +423,7 @@ where
         let info = info(Some(facts));
         let parts =
             Parts { io: stream, fd: accepted.fd, info, spoken, ssl: Some(digest), replay, metrics };
-        return serve(parts, gate, engine).await;
+        return Box::pin(serve(parts, gate, engine)).await;
     }
     let mut stream = stream;
     let (spoken, replay) = if config.h2c {

@@ -110,7 +110,7 @@ fn measure(flood: Flood, is_long: bool, rounds: usize, time: Duration) -> Outcom
     let end = Instant::now() + Duration::from_secs(if is_long { 20 } else { 5 });
     let mut after = memory();
     while after > idle + 20.0 && Instant::now() < end {
-        neighbour(&edge, Duration::from_millis(200));
+        neighbour(&edge, Duration::from_millis(500));
         after = memory();
     }
     Outcome { calm: median(calm), flooded: median(flooded), idle, most, after }

@@ -178,3 +178,20 @@ fn a_reader_that_trickles_is_cut_on_both_protocols() {
     assert!(reached(&edge, "write_stall") >= 2.0);
     assert_eventually!(origin.in_flight() == 0);
 }
+
+#[test]
+fn a_reader_below_the_least_rate_is_cut_on_http1_though_it_never_stalls() {
+    let origin = Origin::builder().download(256 << 20).start();
+    let edge = edge(&[&origin], "min_send_rate = \"64MiB\"", "");
+    let mut raw = edge.raw();
+    raw.send("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").read_head(SOON).unwrap();
+    let start = Instant::now();
+    // 2 MiB a second at most, and never a second without some.
+    while raw.read_exactly(100 << 10, SOON).is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(40), "it was never cut");
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(reached(&edge, "send_rate"), 1.0);
+    assert!(start.elapsed() > Duration::from_secs(4), "{:?}", start.elapsed());
+    assert_eventually!(origin.in_flight() == 0);
+}
