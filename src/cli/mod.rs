@@ -4,6 +4,7 @@
 
 pub mod admin_client;
 pub mod check;
+mod open_files;
 pub mod origin;
 pub mod run;
 pub mod status;

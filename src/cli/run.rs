@@ -129,6 +129,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
     let log = logging::install(prepared.config().log_level, fixed, format)?;
     prepared.set_logging(log);
     prepared.set_inherited(activated_sockets());
+    super::open_files::raise();
     let signals = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("tidegate-signals")

@@ -34,10 +34,18 @@ pub struct RawListener {
     /// Connections at once; more wait in the accept queue.
     #[schemars(extend("default" = defaults::CONNECTIONS_PER_LISTENER))]
     pub max_connections: Option<NonZeroU32>,
-    /// Connections at once from one client address (an IPv6 /64); more are closed at once. Trusted proxies are not counted.
+    /// Connections at once from one client network (see `client_network`); more are closed at once. Trusted proxies are not counted.
     #[schemars(extend("default" = "no limit"))]
     pub max_connections_per_client: Option<NonZeroU32>,
-    /// Requests on one HTTP/1.1 connection; then it is closed.
+    /// TLS handshakes under way at once; more wait for a place, within `timeouts.handshake`.
+    #[schemars(extend("default" = defaults::HANDSHAKES_PER_LISTENER))]
+    pub max_handshakes: Option<NonZeroU32>,
+    /// TLS handshakes under way at once from one client network; more are closed at once. Trusted proxies are not counted.
+    #[schemars(extend("default" = defaults::HANDSHAKES_PER_CLIENT))]
+    pub max_handshakes_per_client: Option<NonZeroU32>,
+    /// What counts as one client.
+    pub client_network: Option<RawClientNetwork>,
+    /// Requests on one connection; then it is closed: `Connection: close` on HTTP/1.1, GOAWAY on HTTP/2.
     #[schemars(extend("default" = defaults::REQUESTS_PER_CONNECTION))]
     pub max_requests_per_connection: Option<NonZeroU32>,
     /// Streams at once on one HTTP/2 connection.
@@ -52,6 +60,14 @@ pub struct RawListener {
     /// The longest request target: 414 over it.
     #[schemars(extend("default" = defaults::URI_SIZE.to_string()))]
     pub max_uri: Option<ByteSize>,
+    /// Bytes a second that a request body must come with, after five seconds of waiting for it: 408 under it. The streams of one HTTP/2 connection share it. Not for WebSockets and gRPC; `"0B"` turns it off.
+    #[schemars(extend("default" = defaults::BODY_RATE.to_string()))]
+    pub min_body_rate: Option<ByteSize>,
+    /// Bytes a second that a client must take of an answer, after five seconds of waiting for it. The streams of one HTTP/2 connection share it. Not for WebSockets, event streams and gRPC; `"0B"` turns it off.
+    #[schemars(extend("default" = defaults::SEND_RATE.to_string()))]
+    pub min_send_rate: Option<ByteSize>,
+    /// What a client of HTTP/2 may do; the connection ends over it (GOAWAY, `ENHANCE_YOUR_CALM`).
+    pub http2: Option<RawHttp2Limits>,
     /// Timeouts towards clients.
     pub timeouts: Option<RawClientTimeouts>,
     /// Whose connections begin with a PROXY header (v1 or v2), which then says who the client is: `true` for those from
@@ -65,6 +81,37 @@ pub struct RawListener {
     /// The listener speaks no HTTP: each connection is sent on to an endpoint as TCP. `{ upstream = "pg" }`, or
     /// `{ endpoints = ["10.0.0.5:5432"] }`.
     pub tcp: Option<RawTcp>,
+}
+
+/// What counts as one client, as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawClientNetwork {
+    /// Bits of an IPv4 address.
+    #[schemars(extend("default" = defaults::CLIENT_PREFIX_IPV4))]
+    pub ipv4: Option<u8>,
+    /// Bits of an IPv6 address.
+    #[schemars(extend("default" = defaults::CLIENT_PREFIX_IPV6))]
+    pub ipv6: Option<u8>,
+}
+
+/// What a client of HTTP/2 may do, as written. What a limit counts grows again by a tenth of it each second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "keys of a listener's limits begin so")]
+pub struct RawHttp2Limits {
+    /// Streams that it resets (rapid reset).
+    #[schemars(extend("default" = defaults::HTTP2_RESETS))]
+    pub max_resets: Option<NonZeroU32>,
+    /// SETTINGS frames.
+    #[schemars(extend("default" = defaults::HTTP2_SETTINGS))]
+    pub max_settings: Option<NonZeroU32>,
+    /// PING, `WINDOW_UPDATE`, PRIORITY and unknown frames. Each frame of an answer allows four more.
+    #[schemars(extend("default" = defaults::HTTP2_CONTROL_FRAMES))]
+    pub max_control_frames: Option<NonZeroU32>,
+    /// Streams in the life of a connection whose answers it took no byte of for `timeouts.write_stall` (no window). It grows again by none.
+    #[schemars(extend("default" = defaults::HTTP2_STALLED_STREAMS))]
+    pub max_stalled_streams: Option<NonZeroU32>,
 }
 
 /// What an unknown host gets, as written.
@@ -112,7 +159,7 @@ pub struct RawClientTimeouts {
     /// A whole request head, from its first byte: 408 after it.
     #[schemars(extend("default" = defaults::HEAD_DEADLINE.to_string()))]
     pub head: Option<HumanDuration>,
-    /// Silence inside a request body.
+    /// Silence inside a request body: 408 after it, on HTTP/2 the stream is reset.
     #[schemars(extend("default" = defaults::CLIENT_BODY_IDLE.to_string()))]
     pub body_idle: Option<HumanDuration>,
     /// A client that takes no bytes of an answer.
@@ -121,6 +168,9 @@ pub struct RawClientTimeouts {
     /// A connection without a request, HTTP/1.1 and HTTP/2.
     #[schemars(extend("default" = defaults::CLIENT_KEEP_ALIVE.to_string()))]
     pub keep_alive: Option<HumanDuration>,
+    /// The life of a connection. After it the next answer says `Connection: close`; HTTP/2 gets GOAWAY, and its streams are served to their end.
+    #[schemars(extend("default" = "no limit"))]
+    pub connection_age: Option<HumanDuration>,
 }
 
 /// A listener with every default filled in.
@@ -160,12 +210,24 @@ pub enum UnknownHost {
 pub struct ListenerLimits {
     /// Connections at once.
     pub max_connections: u32,
-    /// Connections at once from one client address.
+    /// Connections at once from one client network.
     pub max_connections_per_client: Option<u32>,
-    /// Requests on one HTTP/1.1 connection.
+    /// TLS handshakes under way at once.
+    pub max_handshakes: u32,
+    /// TLS handshakes under way at once from one client network.
+    pub max_handshakes_per_client: u32,
+    /// Bits of an IPv4 and of an IPv6 address that make one client.
+    pub client_prefix: (u8, u8),
+    /// Requests on one connection.
     pub max_requests_per_connection: u32,
     /// Streams at once on one HTTP/2 connection.
     pub max_streams: u32,
+    /// What a client of HTTP/2 may do.
+    pub http2: Http2Limits,
+    /// Bytes a second of a request body; 0 is no limit.
+    pub min_body_rate: u64,
+    /// Bytes a second of an answer; 0 is no limit.
+    pub min_send_rate: u64,
     /// Bytes of a request head.
     pub max_head_bytes: u64,
     /// Fields of a request head.
@@ -182,6 +244,38 @@ pub struct ListenerLimits {
     pub write_stall: Duration,
     /// A connection without a request.
     pub keep_alive: Duration,
+    /// The life of a connection.
+    pub connection_age: Option<Duration>,
+}
+
+/// What a client of HTTP/2 may do before its connection ends: counts that grow again by a tenth each second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Limits {
+    /// Streams that it resets.
+    pub max_resets: u32,
+    /// SETTINGS frames.
+    pub max_settings: u32,
+    /// Other frames that carry no request.
+    pub max_control_frames: u32,
+    /// Streams whose answers it does not take; it does not grow again.
+    pub max_stalled_streams: u32,
+}
+
+impl RawHttp2Limits {
+    fn parse(self) -> Http2Limits {
+        Http2Limits {
+            max_resets: self.max_resets.unwrap_or(defaults::HTTP2_RESETS).get(),
+            max_settings: self.max_settings.unwrap_or(defaults::HTTP2_SETTINGS).get(),
+            max_control_frames: self
+                .max_control_frames
+                .unwrap_or(defaults::HTTP2_CONTROL_FRAMES)
+                .get(),
+            max_stalled_streams: self
+                .max_stalled_streams
+                .unwrap_or(defaults::HTTP2_STALLED_STREAMS)
+                .get(),
+        }
+    }
 }
 
 impl ListenerLimits {
@@ -225,12 +319,25 @@ impl RawListener {
             }
         }
         let timeouts = self.timeouts.unwrap_or_default();
+        let network = self.client_network.unwrap_or_default();
         let limits = ListenerLimits {
             max_connections: self
                 .max_connections
                 .unwrap_or(defaults::CONNECTIONS_PER_LISTENER)
                 .get(),
             max_connections_per_client: self.max_connections_per_client.map(NonZeroU32::get),
+            max_handshakes: self.max_handshakes.unwrap_or(defaults::HANDSHAKES_PER_LISTENER).get(),
+            max_handshakes_per_client: self
+                .max_handshakes_per_client
+                .unwrap_or(defaults::HANDSHAKES_PER_CLIENT)
+                .get(),
+            client_prefix: (
+                network.ipv4.unwrap_or(defaults::CLIENT_PREFIX_IPV4),
+                network.ipv6.unwrap_or(defaults::CLIENT_PREFIX_IPV6),
+            ),
+            http2: self.http2.unwrap_or_default().parse(),
+            min_body_rate: self.min_body_rate.unwrap_or(defaults::BODY_RATE).0,
+            min_send_rate: self.min_send_rate.unwrap_or(defaults::SEND_RATE).0,
             max_requests_per_connection: self
                 .max_requests_per_connection
                 .unwrap_or(defaults::REQUESTS_PER_CONNECTION)
@@ -244,7 +351,20 @@ impl RawListener {
             body_idle: timeouts.body_idle.unwrap_or(defaults::CLIENT_BODY_IDLE).0,
             write_stall: timeouts.write_stall.unwrap_or(defaults::WRITE_STALL).0,
             keep_alive: timeouts.keep_alive.unwrap_or(defaults::CLIENT_KEEP_ALIVE).0,
+            connection_age: timeouts.connection_age.map(|age| age.0),
         };
+        for (key, bits, most) in
+            [("ipv4", limits.client_prefix.0, 32), ("ipv6", limits.client_prefix.1, 128)]
+        {
+            if !(1..=most).contains(&bits) {
+                problems
+                    .error(
+                        &path.key("client_network").key(key),
+                        "there is no network of so many bits",
+                    )
+                    .help(format!("write a number from 1 to {most}"));
+            }
+        }
         for (key, value) in [("max_head", limits.max_head_bytes), ("max_uri", limits.max_uri_bytes)]
         {
             // Pingora's own ceiling on a head is a constant of 1 MiB.
@@ -265,6 +385,7 @@ impl RawListener {
             ("body_idle", limits.body_idle),
             ("write_stall", limits.write_stall),
             ("keep_alive", limits.keep_alive),
+            ("connection_age", limits.connection_age.unwrap_or(Duration::MAX)),
         ] {
             if value.is_zero() {
                 problems

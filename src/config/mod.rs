@@ -24,8 +24,8 @@ use std::sync::Arc;
 pub use diagnostics::{Diagnostic, Related, Report};
 pub use last_good::{LastGoodError, load_last_good, save as save_last_good, state_dir_of};
 pub use listener::{
-    ListenerConfig, ListenerLimits, RawClientTimeouts, RawDefaultSite, RawListener, RawUnknownHost,
-    UnknownHost, UnknownHostWord,
+    Http2Limits, ListenerConfig, ListenerLimits, RawClientTimeouts, RawDefaultSite, RawListener,
+    RawUnknownHost, UnknownHost, UnknownHostWord,
 };
 pub use load::{Loaded, load};
 pub use raw::Raw;

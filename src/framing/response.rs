@@ -49,7 +49,12 @@ impl ResponseHead {
                 None => self.status = Some(status_line(line.content)?),
                 Some(status) if line.content.is_empty() => {
                     let body = self.body(status, is_for_head)?;
-                    return Ok(Some(Whole { length: self.lines.start(), body }));
+                    let length = self.lines.start();
+                    // A large read may bring the end of a head together with what is too much of it.
+                    if length > MAX_BYTES {
+                        return Err(Fault::TooLarge);
+                    }
+                    return Ok(Some(Whole { length, body }));
                 }
                 Some(_) => {
                     self.fields.add(line.content, line.start)?;

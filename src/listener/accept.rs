@@ -4,12 +4,11 @@
 //! speaks. A connection's task ends with the connection, with its listener's drain limit, or with the edge.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -30,7 +29,10 @@ use tracing::{debug, warn};
 
 use super::{
     Choosers, Serve,
+    guarded::Guarded,
     handshake::{Greeted, Shaken, shake},
+    handshakes::Handshakes,
+    networks::{Counted, Networks, client_network},
     peeked::{ClientSocket, Peeked},
     preface::sniff,
     proxy_header,
@@ -38,10 +40,12 @@ use super::{
     stream::{ClientStream, Parts, Spoken},
 };
 use crate::{
-    config::{ListenerConfig, ListenerProtocol},
+    config::{ListenerConfig, ListenerLimits, ListenerProtocol},
     proxy::{Arrival, ConnectionInfo, Ending, TlsFacts, send_on},
     snapshot::Tunnel,
-    telemetry::metrics::{ConnectionRefused, HandshakeFailure, ListenerMetrics, OpenConnection},
+    telemetry::metrics::{
+        ConnectionRefused, HandshakeFailure, HeadRefused, ListenerMetrics, OpenConnection,
+    },
     types::{Name, ProxyHeader},
 };
 
@@ -69,8 +73,11 @@ pub(super) struct Gate {
     /// The same for connections that come after the announcement: they get at least their first request served.
     pub(super) late_shutdown: ShutdownWatch,
     pub(super) open: AtomicUsize,
+    /// Its accept loops. After its end each still takes what waits in the kernel.
+    loops: AtomicUsize,
     freed: Notify,
-    by_client: Mutex<HashMap<IpAddr, u32>>,
+    by_client: Arc<Networks>,
+    handshakes: Handshakes,
 }
 
 impl Gate {
@@ -92,8 +99,10 @@ impl Gate {
             shutdown,
             late_shutdown,
             open: AtomicUsize::new(0),
+            loops: AtomicUsize::new(0),
             freed: Notify::new(),
-            by_client: Mutex::default(),
+            by_client: Arc::default(),
+            handshakes: Handshakes::default(),
         }
     }
 
@@ -103,11 +112,19 @@ impl Gate {
         self.config.store(Arc::new(config));
         self.metrics.store(metrics);
         self.freed.notify_waiters();
+        self.handshakes.look_again();
+    }
+
+    /// How much a listener that ends has left: connections, and accept loops that still take some.
+    pub(super) fn left(&self) -> usize {
+        let is_stopped = self.stopped.is_cancelled();
+        let loops = if is_stopped { self.loops.load(Ordering::Acquire) } else { 0 };
+        self.open.load(Ordering::Acquire) + loops
     }
 
     /// A listener that is gone and has no connection serves nothing: its last snapshot is let go.
     fn let_go_if_empty(&self) {
-        if self.stopped.is_cancelled() && self.open.load(Ordering::Acquire) == 0 {
+        if self.stopped.is_cancelled() && self.left() == 0 {
             self.ending.last.store(None);
         }
     }
@@ -137,21 +154,17 @@ impl Gate {
         Ok(Place { gate: self.clone(), counted, _open: self.metrics.load().accepted() })
     }
 
-    /// Counts a connection against its client's limit: under which address, if under any.
-    fn count(&self, client: Option<SocketAddr>) -> Result<Option<IpAddr>, ConnectionRefused> {
-        let limit = self.config.load().limits.max_connections_per_client;
-        let (Some(limit), Some(address)) = (limit, client) else { return Ok(None) };
-        if (self.choosers.trusted)(address.ip()) {
-            return Ok(None);
+    /// Counts a connection against the limit of its client's network, where there is one.
+    fn count(&self, client: Option<SocketAddr>) -> Result<Option<Counted>, ConnectionRefused> {
+        let limits = self.config.load().limits;
+        match (limits.max_connections_per_client, self.counted_as(client, &limits)) {
+            (Some(most), Some(network)) => self
+                .by_client
+                .add(network, most)
+                .map(Some)
+                .map_err(|_| ConnectionRefused::ClientLimit),
+            _ => Ok(None),
         }
-        let network = client_network(address.ip());
-        let mut by_client = self.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_client.entry(network).or_insert(0);
-        if *count >= limit {
-            return Err(ConnectionRefused::ClientLimit);
-        }
-        *count += 1;
-        Ok(Some(network))
     }
 
     /// What the present configuration has for this listener, or the last one for a listener that is gone.
@@ -161,20 +174,30 @@ impl Gate {
             None => (self.choosers.tunnel)(listener),
         }
     }
-}
 
-/// What counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one household has to itself.
-fn client_network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+    /// A place for the handshake of a client; `None` for one that is not counted.
+    fn admit_handshake(
+        &self,
+        client: Option<SocketAddr>,
+        limits: &ListenerLimits,
+    ) -> Result<Option<Counted>, ConnectionRefused> {
+        let Some(network) = self.counted_as(client, limits) else { return Ok(None) };
+        let counted = self.handshakes.by_network.add(network, limits.max_handshakes_per_client);
+        counted.map(Some).map_err(|_| ConnectionRefused::HandshakeLimit)
+    }
+
+    /// The network that a client belongs to; `None` for trusted proxies and Unix sockets, which are not counted.
+    fn counted_as(&self, client: Option<SocketAddr>, limits: &ListenerLimits) -> Option<IpAddr> {
+        let address = client?.ip();
+        (!(self.choosers.trusted)(address)).then(|| client_network(address, limits.client_prefix))
     }
 }
 
 /// A connection's place among those that are open.
 struct Place {
     gate: Arc<Gate>,
-    counted: Option<IpAddr>,
+    /// Where its client's network is counted.
+    counted: Option<Counted>,
     _open: OpenConnection,
 }
 
@@ -183,21 +206,13 @@ impl Drop for Place {
         self.gate.open.fetch_sub(1, Ordering::AcqRel);
         self.gate.let_go_if_empty();
         self.gate.freed.notify_waiters();
-        if let Some(network) = self.counted {
-            let mut by_client = self.gate.by_client.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = by_client.get_mut(&network) {
-                *count -= 1;
-                if *count == 0 {
-                    by_client.remove(&network);
-                }
-            }
-        }
     }
 }
 
 /// Accepts on one socket until the listener stops; then what waits in the kernel is still taken, unless another process
 /// has the socket too.
 pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn Serve>) {
+    gate.loops.fetch_add(1, Ordering::AcqRel);
     let ended = match socket {
         BoundSocket::Tcp(socket) => match TcpListener::from_std(socket) {
             Ok(listener) => {
@@ -214,6 +229,7 @@ pub(super) async fn accept(socket: BoundSocket, gate: Arc<Gate>, engine: Arc<dyn
             Err(error) => Err(error),
         },
     };
+    gate.loops.fetch_sub(1, Ordering::AcqRel);
     gate.let_go_if_empty();
     if let Err(error) = ended {
         warn!(listener = %gate.config.load().name, %error, "a socket can't be used");
@@ -318,7 +334,15 @@ async fn accept_loop(listener: impl Incoming, gate: &Arc<Gate>, engine: &Arc<dyn
         match listener.next_now() {
             Ok((stream, accepted)) => take(stream, accepted, gate, engine),
             Err(error) if is_about_one_connection(&error) => {}
-            Err(_) => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            // File descriptors come back as connections end; all of them have, when the drain is over.
+            Err(_) => {
+                gate.metrics.load().refused(ConnectionRefused::Socket);
+                tokio::select! {
+                    () = gate.ending.all.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE.0) => {}
+                }
+            }
         }
     }
 }
@@ -339,6 +363,7 @@ fn take<S: ClientSocket>(stream: S, accepted: Accepted, gate: &Arc<Gate>, engine
         Ok(place) => place,
         Err(reason) => {
             gate.metrics.load().refused(reason);
+            debug!(client = ?accepted.client, reason = reason.label(), "connection refused");
             return;
         }
     };
@@ -400,6 +425,7 @@ async fn connection<S: ClientSocket>(
             tls,
             config.limits,
             gate.ending.clone(),
+            metrics.clone(),
         ))
     };
     if config.protocol.is_tls() {
@@ -412,7 +438,21 @@ async fn connection<S: ClientSocket>(
             stream.remember(MAX_CLIENT_HELLO);
         }
         let address = local.map(|local| local.ip());
-        let shaken = match timeout(config.limits.handshake, shake(stream, address, &choose)).await {
+        let counted = match gate.admit_handshake(client, &config.limits) {
+            Ok(counted) => counted,
+            Err(reason) => {
+                debug!(?client, reason = reason.label(), "connection refused");
+                return metrics.refused(reason);
+            }
+        };
+        // On the heap, and so only while it lasts: a handshake's state is larger than all else of an idle connection.
+        let shaking = Box::pin(async {
+            let _place = gate.handshakes.place(config.limits.max_handshakes).await;
+            shake(stream, address, &choose).await
+        });
+        let shaken = timeout(config.limits.handshake, shaking).await;
+        drop(counted);
+        let shaken = match shaken {
             Ok(Ok(Greeted::Shaken(shaken))) => *shaken,
             Ok(Ok(Greeted::SentOn { client: mut stream, server_name, tunnel })) => {
                 let opening = stream.forget();
@@ -423,7 +463,10 @@ async fn connection<S: ClientSocket>(
                 debug!(listener = %config.name, reason = reason.label(), "handshake failed");
                 return metrics.handshake_failed(reason);
             }
-            Err(_) => return metrics.handshake_failed(HandshakeFailure::Timeout),
+            Err(_) => {
+                debug!(listener = %config.name, reason = "timeout", "handshake failed");
+                return metrics.handshake_failed(HandshakeFailure::Timeout);
+            }
         };
         let Shaken { mut stream, facts, digest, version, is_http2 } = shaken;
         metrics.handshake(version);
@@ -431,7 +474,8 @@ async fn connection<S: ClientSocket>(
             // Pingora waits for the preface without a limit.
             match timeout(config.limits.head, sniff(&mut stream)).await {
                 Ok(Ok((Spoken::Http2, replay))) => (Spoken::Http2, replay),
-                Ok(Ok((Spoken::Http1, _)) | Err(_)) | Err(_) => return,
+                Ok(Ok((Spoken::Http1, _)) | Err(_)) => return,
+                Err(_) => return metrics.head_refused(HeadRefused::Timeout),
             }
         } else {
             (Spoken::Http1, Bytes::new())
@@ -447,13 +491,14 @@ async fn connection<S: ClientSocket>(
             metrics,
             access_log,
         };
-        return serve(parts, gate, engine).await;
+        return Box::pin(serve(parts, gate, engine)).await;
     }
     let (spoken, replay) = if matches!(config.protocol, ListenerProtocol::Http { h2c: true }) {
         match timeout(config.limits.head, sniff(&mut stream)).await {
             Ok(Ok(found)) => found,
+            Ok(Err(_)) => return,
             // Nothing came, or not enough of it.
-            Ok(Err(_)) | Err(_) => return,
+            Err(_) => return metrics.head_refused(HeadRefused::Timeout),
         }
     } else {
         (Spoken::Http1, Bytes::new())
@@ -493,21 +538,10 @@ where
 {
     let is_late = gate.ending.announced.load(Ordering::Acquire);
     let shutdown = if is_late { &gate.late_shutdown } else { &gate.shutdown };
-    match ClientStream::new(parts) {
+    let Parts { io, fd, info, spoken, ssl, replay, metrics, access_log } = parts;
+    let io = Guarded::new(io, info.clone(), metrics.clone(), spoken);
+    match ClientStream::new(Parts { io, fd, info, spoken, ssl, replay, metrics, access_log }) {
         Ok(stream) => engine.serve(Box::new(stream), shutdown).await,
         Err(error) => warn!(%error, "a connection can't be served"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_household_of_ipv6_counts_as_one() {
-        let network = |text: &str| client_network(text.parse().unwrap()).to_string();
-        assert_eq!(network("2001:db8:1:2:aaaa::1"), network("2001:db8:1:2:bbbb::9"));
-        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
-        assert_eq!(network("::ffff:192.0.2.1"), "192.0.2.1");
     }
 }

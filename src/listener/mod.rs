@@ -4,13 +4,19 @@
 //! are, without touching the connections of those that stay.
 
 mod accept;
+mod calm;
+mod guarded;
 mod handshake;
+mod handshakes;
+mod http2_frames;
 mod http2_refusals;
 mod inherited;
+mod networks;
 mod peeked;
 mod preface;
 mod proxy_header;
 mod refusal;
+mod send_pace;
 mod set;
 mod socket;
 mod stream;

@@ -285,7 +285,7 @@ impl ListenerSet {
                 });
             }
             let mut retired = self.retired();
-            retired.retain(|old| old.gate.open.load(Ordering::Acquire) > 0);
+            retired.retain(|old| old.gate.left() > 0);
             retired.push(listener);
         }
     }
@@ -332,10 +332,11 @@ impl ListenerSet {
         bound
     }
 
-    /// Connections that are open, those of listeners that are gone too.
+    /// Connections that are open, those of listeners that are gone too; a listener that ends counts until it has taken
+    /// what waits in the kernel.
     pub fn connections(&self) -> usize {
         let count = |listeners: &[Active]| -> usize {
-            listeners.iter().map(|listener| listener.gate.open.load(Ordering::Acquire)).sum()
+            listeners.iter().map(|listener| listener.gate.left()).sum()
         };
         count(&self.active()) + count(&self.retired())
     }

@@ -14,13 +14,15 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
+    body_pace::BodyPace,
     client_address,
     connection::ConnectionInfo,
     context::RequestContext,
     endpoint,
     failure::Failure,
     forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
-    respond,
+    life::OnConnection,
+    patience, respond,
     tries::Exchange,
 };
 use crate::{
@@ -32,6 +34,7 @@ use crate::{
         normalise::{PathError, normalise},
     },
     snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},
+    telemetry::metrics::LimitReached,
     upstream::UpstreamProtocol,
 };
 
@@ -47,6 +50,7 @@ pub(super) enum Arrived {
 pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
     ctx.connection = session.digest().and_then(ConnectionInfo::of).cloned();
     let Some(connection) = &ctx.connection else { return };
+    ctx.on_connection = Some(OnConnection::begin(connection));
     if let Some(last) = connection.ending().last.load_full() {
         // Its listener is gone: what it had is still served, until the connection ends.
         ctx.snapshot = Some(last);
@@ -64,7 +68,11 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         session.set_close_on_response_before_downstream_finish(false);
     }
     if session.get_keepalive().is_some() {
-        session.set_keepalive(if connection.is_draining() {
+        let is_old = connection.is_old();
+        if is_old {
+            connection.limit_reached(LimitReached::Age);
+        }
+        session.set_keepalive(if is_old || connection.is_draining() {
             None
         } else {
             // The I/O type keeps the limit.
@@ -323,6 +331,10 @@ async fn enter(
             if ctx.tries.exchange == Exchange::WebSocket {
                 // Silence of the client is no fault either.
                 session.set_read_timeout(Some(timeouts.stream_idle));
+            } else if is_grpc_upstream {
+                session.set_read_timeout(Some(timeouts.stream_idle));
+            } else {
+                watch_body(session, ctx);
             }
             to_origin_form(session.req_header_mut());
             if let Err(failure) = endpoint::pick_first(ctx) {
@@ -340,6 +352,17 @@ async fn enter(
             Ok(Arrived::Answered)
         }
     }
+}
+
+/// From here on a body that is silent or too slow ends its request.
+fn watch_body(session: &mut Session, ctx: &mut RequestContext) {
+    if session.as_downstream_mut().is_body_done() {
+        return;
+    }
+    let Some(connection) = &ctx.connection else { return };
+    let pace = BodyPace::new(connection, session.req_header().method.clone());
+    patience::watch(pace.silence());
+    ctx.body_pace = Some(pace);
 }
 
 /// A body that is announced as too large is refused before it is read.

@@ -16,10 +16,16 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use pingora_core::protocols::{Digest, raw_connect::ProxyDigest};
 use pingora_http::ResponseHeader;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
-use super::hop::Hop;
+use super::{hop::Hop, life::Life};
 use crate::{
-    config::ListenerLimits, framing::Fault, snapshot::Snapshot, tls::PolicyIdentity, types::Name,
+    config::ListenerLimits,
+    framing::Fault,
+    snapshot::Snapshot,
+    telemetry::metrics::{LimitReached, ListenerMetrics},
+    tls::PolicyIdentity,
+    types::Name,
 };
 
 /// A client's connection.
@@ -47,6 +53,9 @@ pub struct ConnectionInfo {
     /// What is wrong with the body of its last request.
     fault: OnceLock<Fault>,
     ending: Arc<Ending>,
+    metrics: Arc<ListenerMetrics>,
+    /// What it has done so far.
+    pub life: Life,
 }
 
 /// How the connections of a listener come to their end, step by step. Each step stays.
@@ -100,6 +109,7 @@ impl ConnectionInfo {
         tls: Option<TlsFacts>,
         limits: ListenerLimits,
         ending: Arc<Ending>,
+        metrics: Arc<ListenerMetrics>,
     ) -> Self {
         Self {
             listener,
@@ -118,7 +128,20 @@ impl ConnectionInfo {
             is_broken_off: AtomicBool::new(false),
             fault: OnceLock::new(),
             ending,
+            metrics,
+            life: Life::default(),
         }
+    }
+
+    /// Counts a limit that ended the connection, or one of its requests.
+    pub fn limit_reached(&self, limit: LimitReached) {
+        self.metrics.limit_reached(limit);
+        debug!(client = ?self.client, reason = limit.label(), "a limit was reached");
+    }
+
+    /// Whether it has been there for as long as it may.
+    pub fn is_old(&self) -> bool {
+        self.limits.connection_age.is_some_and(|most| self.life.age() >= most)
     }
 
     /// The name of its listener.

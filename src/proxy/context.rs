@@ -6,7 +6,13 @@ use http::HeaderValue;
 use pingora_error::{Error, ErrorSource};
 
 use super::{
-    client_address::ClientAddress, connection::ConnectionInfo, failure::Failure, tries::Tries,
+    body_pace::{AnswerPace, BodyPace},
+    client_address::ClientAddress,
+    connection::ConnectionInfo,
+    failure::Failure,
+    life::OnConnection,
+    outcome,
+    tries::Tries,
 };
 use crate::{
     policy::PolicyContext,
@@ -27,6 +33,12 @@ pub struct RequestContext {
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Its connection.
     pub(super) connection: Option<Arc<ConnectionInfo>>,
+    /// Its place among the requests of its connection.
+    pub(super) on_connection: Option<OnConnection>,
+    /// How fast its body comes.
+    pub(super) body_pace: Option<BodyPace>,
+    /// How fast its answer is taken, on HTTP/2.
+    pub(super) answer_pace: Option<AnswerPace>,
     /// The client.
     pub(super) client: ClientAddress,
     /// Its id.
@@ -49,6 +61,8 @@ pub struct RequestContext {
     pub(super) tries: Tries,
     /// Why it is not served, where a hook found out.
     pub(super) failure: Option<Failure>,
+    /// The answer is a stream, whose silence is no fault: events, gRPC messages, a WebSocket.
+    pub(super) is_stream: bool,
     /// The response that is written or being written is the edge's own.
     pub(super) is_own_answer: bool,
     /// The status that the client was sent.
@@ -73,6 +87,9 @@ impl RequestContext {
             started: Instant::now(),
             snapshot: Some(snapshot),
             connection: None,
+            on_connection: None,
+            body_pace: None,
+            answer_pace: None,
             client: ClientAddress { address: None, from_trusted: false },
             request_id: HeaderValue::from_static(""),
             site: None,
@@ -84,6 +101,7 @@ impl RequestContext {
             body_bytes: 0,
             tries: Tries::default(),
             failure: None,
+            is_stream: false,
             is_own_answer: false,
             status: 0,
         }
@@ -119,5 +137,13 @@ impl RequestContext {
         self.snapshot = None;
         self.site = None;
         self.route = None;
+    }
+}
+
+impl Drop for RequestContext {
+    fn drop(&mut self) {
+        if self.body_pace.as_ref().is_some_and(BodyPace::is_cut) {
+            outcome::cut(self);
+        }
     }
 }

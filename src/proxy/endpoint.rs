@@ -87,6 +87,9 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 
 /// A connection is there: the watchdog starts where this route needs one.
 pub(super) fn connected(socket: std::os::fd::RawFd, is_reused: bool, ctx: &mut RequestContext) {
+    if let Some(pace) = &ctx.body_pace {
+        pace.begin();
+    }
     let tries = &mut ctx.tries;
     if !is_reused {
         tries.records.connected(Instant::now());

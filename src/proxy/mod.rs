@@ -7,14 +7,18 @@ mod announce;
 mod arrive;
 #[doc(hidden)]
 pub mod bench;
+mod body_pace;
 mod client_address;
 mod connection;
 mod context;
 mod endpoint;
 mod failure;
+mod flow;
 mod forward;
 mod hop;
+mod life;
 mod outcome;
+mod patience;
 mod pump;
 mod relay;
 mod respond;
@@ -37,6 +41,8 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 pub use connection::{ConnectionInfo, Ending, TlsFacts};
 pub use context::RequestContext;
 pub use forward::new_request_id;
+pub use life::Life;
+pub use patience::Patient;
 pub use tunnel::{Arrival, send_on};
 
 use crate::{snapshot::Snapshot, telemetry::metrics::Metrics};
@@ -127,10 +133,10 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::request_body(session, body.as_ref(), ctx)
+        relay::request_body(session, body, end_of_stream, ctx)
     }
 
     async fn upstream_response_filter(
@@ -170,6 +176,16 @@ impl ProxyHttp for Edge {
     ) -> Result<()> {
         relay::trailers(trailers);
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut RequestContext,
+    ) -> Result<Option<Duration>> {
+        relay::answer_piece(session, body, ctx).map(|()| None)
     }
 
     fn error_while_proxy(

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use http::Version;
-use pingora_error::Error;
+use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
-use super::{context::RequestContext, failure::Failure, relay};
+use super::{connection::ConnectionInfo, context::RequestContext, failure::Failure, relay};
 use crate::{
     telemetry::{
         AccessLog, Entry, Try,
-        metrics::{Metrics, RequestRefused},
+        metrics::{LimitReached, Metrics, RequestRefused},
     },
     upstream::MAX_TRIES,
 };
@@ -44,6 +44,9 @@ pub(super) fn record(
             !head.status.is_informational() || head.status == http::StatusCode::SWITCHING_PROTOCOLS
         })
         .map_or(0, |head| head.status.as_u16());
+    if let (Some(connection), Some(error)) = (&ctx.connection, error) {
+        count_limit(connection, error);
+    }
     let reason = match (&ctx.failure, error) {
         (Some(failure), _) => Some(failure.reason()),
         (None, Some(error)) => Some(ctx.failure_of(error).reason()),
@@ -125,6 +128,61 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
 fn began_at(took: Duration) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(took).unwrap_or(now)
+}
+
+/// Counts what Pingora's timeouts towards the client ended.
+fn count_limit(connection: &ConnectionInfo, error: &Error) {
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => {
+            connection.limit_reached(LimitReached::BodyIdle);
+        }
+        // HTTP/2 only, see `arrive::set_limits`.
+        (ErrorSource::Downstream, ErrorType::WriteTimedout) => {
+            connection.limit_reached(LimitReached::WriteStall);
+            connection.life.stream_stalled(connection.limits().http2.max_stalled_streams);
+        }
+        _ => {}
+    }
+}
+
+/// Counts a request that was dropped in the silence of its body, and writes its line. Of its head only what the context
+/// has is known.
+pub(super) fn cut(ctx: &mut RequestContext) {
+    let (Some(connection), Some(pace)) = (&ctx.connection, &ctx.body_pace) else { return };
+    connection.limit_reached(LimitReached::BodyIdle);
+    let took = ctx.started.elapsed();
+    let upstream = ctx.tries.began.map(|began| began.elapsed());
+    if let Some(route) = &ctx.labels.metrics {
+        route.finished(ctx.status, took, upstream, ctx.body_bytes, 0);
+    }
+    ctx.labels.in_flight = None;
+    let Some(log) = &ctx.labels.access_log else { return };
+    if !log.takes(ctx.status, true, took) {
+        return;
+    }
+    let picked = ctx.tries.picked.as_ref();
+    let listener = connection.listener();
+    log.write(&Entry {
+        request_id: ctx.request_id.to_str().ok(),
+        client: ctx.client.address,
+        listener: Some(&listener),
+        method: Some(pace.method.as_str()),
+        host: Some(ctx.host.as_bytes()),
+        path: Some(ctx.path.as_bytes()),
+        protocol: Some(protocol(Version::HTTP_2)),
+        tls_version: connection.tls.as_ref().map(|tls| tls.version),
+        status: ctx.status,
+        bytes_in: ctx.body_bytes,
+        duration: took,
+        upstream_duration: upstream,
+        site: ctx.labels.site.as_deref(),
+        route: ctx.labels.route.as_deref(),
+        upstream: picked.map(|picked| &**picked.endpoint().upstream()),
+        endpoint: picked.map(|picked| picked.endpoint().label()),
+        tries: ctx.tries.count,
+        error: Some(Failure::ClientTimeout.reason()),
+        ..Entry::at(began_at(took))
+    });
 }
 
 /// Reads what is left of the request's body, so that the next byte on the connection belongs to a head.

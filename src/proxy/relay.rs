@@ -17,6 +17,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
+    body_pace::AnswerPace,
     context::RequestContext,
     endpoint,
     failure::Failure,
@@ -104,9 +105,15 @@ fn join_cookies(request: &mut RequestHeader) {
 /// A piece of the request's body: counted against the route's limit.
 pub(super) fn request_body(
     session: &Session,
-    body: Option<&Bytes>,
+    body: &mut Option<Bytes>,
+    is_last: bool,
     ctx: &mut RequestContext,
 ) -> Result<()> {
+    if let Some(pace) = &mut ctx.body_pace
+        && !pace.came(body, is_last)
+    {
+        return Err(fail(ctx, Failure::ClientTimeout));
+    }
     let Some(body) = body else { return Ok(()) };
     ctx.body_bytes += body.len() as u64;
     if let Some(watchdog) = &ctx.tries.watchdog {
@@ -207,6 +214,12 @@ pub(super) fn response_head(
     }
     ctx.status = response.status.as_u16();
     let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    ctx.is_stream = is_upgrade || ctx.tries.exchange == Exchange::Stream && is_stream(response);
+    if ctx.is_stream {
+        // Its body may be silent for as long as the answer.
+        ctx.body_pace = None;
+        session.set_read_timeout(Some(ctx.tries.timeouts.stream_idle));
+    }
     if !is_upgrade {
         strip_hop_by_hop(response);
     }
@@ -282,6 +295,23 @@ pub(super) fn break_off(session: &Session, ctx: &RequestContext) {
     if let (false, false, Some(connection)) = (is_framed, session.is_http2(), &ctx.connection) {
         connection.break_off();
     }
+}
+
+/// A piece of the answer goes to the client. HTTP/1.1 is watched by the I/O type.
+///
+/// # Errors
+/// The client takes the answer too slowly.
+pub(super) fn answer_piece(
+    session: &Session,
+    body: &mut Option<Bytes>,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if !session.is_http2() || ctx.is_stream {
+        return Ok(());
+    }
+    let Some(connection) = &ctx.connection else { return Ok(()) };
+    let pace = ctx.answer_pace.get_or_insert_with(|| AnswerPace::new(connection));
+    if pace.goes(body) { Ok(()) } else { Err(fail(ctx, Failure::ClientTimeout)) }
 }
 
 /// No try gave an answer: the edge gives its own.

@@ -4,6 +4,7 @@ mod builder;
 mod control;
 mod drain;
 mod hand_over;
+mod http2_life;
 mod listening;
 mod prepare;
 mod reload;

@@ -17,7 +17,7 @@ use pingora_core::{
     apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
     connectors::ConnectorOptions,
     protocols::{
-        Stream,
+        ALPN, Stream,
         http::{ServerSession, v2::server::H2Options},
     },
     server::{ShutdownWatch, configuration::ServerConf},
@@ -29,10 +29,11 @@ use tokio::{
     sync::oneshot,
 };
 
+use super::http2_life;
 use crate::{
     config::WorkerLayout,
     listener::{Serve, Worker},
-    proxy::{ConnectionInfo, Edge},
+    proxy::{ConnectionInfo, Edge, Patient},
     snapshot::Snapshot,
     telemetry::metrics::Metrics,
     upstream::{JudgedConnector, MAX_TRIES},
@@ -175,9 +176,11 @@ impl Serve for Engine {
         let mut options = HttpServerOptions::default();
         let mut h2 = pingora_core::protocols::http::v2::server::default_h2_options();
         let mut head_ceiling_secs = None;
+        let connection = digest.as_deref().and_then(ConnectionInfo::of_proxy_digest);
         if let Some(limits) = limits {
             head_ceiling_secs = Some(limits.head_ceiling_secs());
-            options.keepalive_request_limit = Some(limits.max_requests_per_connection);
+            // Pingora counts how often a connection is used again.
+            options.keepalive_request_limit = Some(limits.max_requests_per_connection - 1);
             options.h2_idle_timeout = Some(limits.keep_alive);
             h2.max_concurrent_streams(limits.max_streams);
             h2.max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
@@ -185,7 +188,15 @@ impl Serve for Engine {
         let app =
             Arc::new(ConnectionApp { proxy: self.proxy.clone(), options, h2, head_ceiling_secs });
         // A connection ends here; Pingora gives back nothing that could be used again.
-        drop(app.process_new(stream, shutdown).await);
+        match connection {
+            Some(connection) if stream.selected_alpn_proto() == Some(ALPN::H2) => {
+                http2_life::live(connection, shutdown, async |shutdown| {
+                    drop(app.process_new(stream, shutdown).await);
+                })
+                .await;
+            }
+            _ => drop(app.process_new(stream, shutdown).await),
+        }
     }
 }
 
@@ -208,7 +219,9 @@ impl HttpServerApp for ConnectionApp {
             // Pingora's own 60 s would end a first head that may take longer; later ones have the request's value.
             session.set_keepalive(self.head_ceiling_secs);
         }
-        self.proxy.process_new_http(session, shutdown).await
+        let is_http2 = session.is_http2();
+        let request = self.proxy.process_new_http(session, shutdown);
+        if is_http2 { Patient::new(request).await } else { request.await }
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -19,14 +19,36 @@ pub const HEAD_DEADLINE: HumanDuration = HumanDuration::from_secs(10);
 pub const TLS_HANDSHAKE: HumanDuration = HumanDuration::from_secs(10);
 /// Silence of a client inside a request body.
 pub const CLIENT_BODY_IDLE: HumanDuration = HumanDuration::from_secs(30);
+/// Bytes a second that a request body must come with, once [`RATE_GRACE`] has been waited for it.
+pub const BODY_RATE: ByteSize = ByteSize(1 << 10);
+/// Bytes a second that a client must take of a response, once [`RATE_GRACE`] has been waited for it.
+pub const SEND_RATE: ByteSize = ByteSize(1 << 10);
+/// Waiting for a client in all, in one body, before its rate counts.
+pub const RATE_GRACE: HumanDuration = HumanDuration::from_secs(5);
 /// A client that takes no bytes of a response.
 pub const WRITE_STALL: HumanDuration = HumanDuration::from_secs(30);
 /// A client connection without a request.
 pub const CLIENT_KEEP_ALIVE: HumanDuration = HumanDuration::from_secs(75);
-/// Requests on one HTTP/1.1 connection.
+/// Requests on one connection.
 pub const REQUESTS_PER_CONNECTION: NonZeroU32 = number!(1_000);
 /// Streams open at once on one HTTP/2 connection.
 pub const STREAMS_PER_CONNECTION: NonZeroU32 = number!(100);
+/// TLS handshakes of one listener under way at once.
+pub const HANDSHAKES_PER_LISTENER: NonZeroU32 = number!(2_000);
+/// Of those, one client network's.
+pub const HANDSHAKES_PER_CLIENT: NonZeroU32 = number!(200);
+/// Bits of an IPv4 address that make one client.
+pub const CLIENT_PREFIX_IPV4: u8 = 32;
+/// Bits of an IPv6 address that make one client: a household has as many.
+pub const CLIENT_PREFIX_IPV6: u8 = 64;
+/// Streams that a client of HTTP/2 may reset in ten seconds.
+pub const HTTP2_RESETS: NonZeroU32 = number!(200);
+/// SETTINGS of a client of HTTP/2 in ten seconds.
+pub const HTTP2_SETTINGS: NonZeroU32 = number!(20);
+/// Other frames of a client of HTTP/2 that carry no request, in ten seconds.
+pub const HTTP2_CONTROL_FRAMES: NonZeroU32 = number!(500);
+/// Streams of one HTTP/2 connection whose client let their answers wait for the whole write stall.
+pub const HTTP2_STALLED_STREAMS: NonZeroU32 = number!(10);
 /// Connections of one listener.
 pub const CONNECTIONS_PER_LISTENER: NonZeroU32 = number!(50_000);
 /// Request head in all.

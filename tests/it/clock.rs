@@ -14,15 +14,18 @@ use crate::{
 };
 
 /// Files that read the wall clock, each with what for. None of them waits, expires or measures by it.
-const CALENDAR: [(&str, &str); 20] = [
+const CALENDAR: [(&str, &str); 23] = [
     ("src/cli/status.rs", "shows how long ago something was"),
-    ("src/listener/stream.rs", "Pingora's digest has a field for it, which nobody reads"),
+    ("src/listener/refusal.rs", "writes the time of a refused request"),
+    ("src/listener/stream/mod.rs", "Pingora's digest has a field for it, which nobody reads"),
     ("src/proxy/outcome.rs", "writes the time of a request"),
+    ("src/proxy/tunnel.rs", "remembers when a connection came, for its line in the log"),
     ("src/server/control.rs", "shows points in time"),
     ("src/server/mod.rs", "remembers the start; the uptime goes by an Instant"),
     ("src/server/reload.rs", "remembers when a reload was"),
     ("src/server/state.rs", "remembers when a reload was"),
     ("src/telemetry/access_log/mod.rs", "writes the time of a request"),
+    ("src/telemetry/access_log/tunnel.rs", "writes the time of a connection"),
     ("src/telemetry/log_level.rs", "shows when a change will end; it ends by an Instant"),
     ("src/telemetry/logging.rs", "shows when a change will end"),
     ("src/telemetry/metrics/mod.rs", "exports points in time"),

@@ -19,6 +19,7 @@ use super::ClientStream;
 use crate::{
     framing::{Body, Fault, HeadLimits, RequestHead, Whole},
     listener::refusal::{self, Refused},
+    telemetry::metrics::LimitReached,
 };
 
 /// Bytes that are read and dropped after a refusal, so that the client can read the answer before a reset.
@@ -270,7 +271,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         self.read_timer.arm(idle);
         // A connection between two requests ends with its listener; a new one still gets its first answer.
         let is_drained = self.is_reused && self.idle_ends.as_mut().poll(cx).is_ready();
-        if is_drained || self.read_timer.has_run_out(cx) {
+        let is_silent = self.read_timer.has_run_out(cx);
+        if is_silent {
+            self.metrics.limit_reached(LimitReached::KeepAlive);
+        }
+        if is_drained || is_silent {
             self.reading = Reading::Closed;
             return Poll::Ready(Ok(()));
         }

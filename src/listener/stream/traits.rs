@@ -19,6 +19,7 @@ use super::{ClientStream, Spoken, closing::Closing};
 use crate::{
     framing::Fault,
     listener::{http2_refusals::Refusal, refusal::Refused},
+    telemetry::metrics::LimitReached,
 };
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
@@ -54,6 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         }
         self.write_timer.arm(self.info.limits().write_stall);
         if self.write_timer.has_run_out(cx) {
+            self.metrics.limit_reached(LimitReached::WriteStall);
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the client takes no bytes",

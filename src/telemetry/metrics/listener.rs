@@ -4,7 +4,9 @@ use std::{marker::PhantomData, sync::Arc};
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
-use super::names::{ConnectionRefused, HandshakeFailure, HeadRefused, LabelValue, TlsVersion};
+use super::names::{
+    ConnectionRefused, HandshakeFailure, HeadRefused, LabelValue, LimitReached, TlsVersion,
+};
 
 /// One counter for each value of a closed list.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub struct ListenerMetrics {
     pub(super) handshakes: CounterBy<TlsVersion>,
     pub(super) handshake_failures: CounterBy<HandshakeFailure>,
     pub(super) heads_refused: CounterBy<HeadRefused>,
+    pub(super) limits_reached: CounterBy<LimitReached>,
 }
 
 /// An open connection; it is counted as such until this is dropped.
@@ -89,5 +92,10 @@ impl ListenerMetrics {
     /// Counts a request head that was refused.
     pub fn head_refused(&self, reason: HeadRefused) {
         self.heads_refused.inc(reason);
+    }
+
+    /// Counts a connection, or a stream of HTTP/2, that a limit ended.
+    pub fn limit_reached(&self, reason: LimitReached) {
+        self.limits_reached.inc(reason);
     }
 }

@@ -33,7 +33,7 @@ use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_cla
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, HandshakeFailure, HeadRefused, LookUpResult, ReloadResult,
+        ConnectionRefused, HandshakeFailure, HeadRefused, LimitReached, LookUpResult, ReloadResult,
         RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
@@ -164,6 +164,7 @@ struct Families {
     tls_handshakes: IntCounterVec,
     tls_handshake_failures: IntCounterVec,
     heads_refused: IntCounterVec,
+    limits_reached: IntCounterVec,
     retries: IntCounterVec,
     config_generation: IntGauge,
     config_in_sync: IntGauge,
@@ -189,6 +190,7 @@ impl Metrics {
             tls_handshakes: counters(&names::TLS_HANDSHAKES),
             tls_handshake_failures: counters(&names::TLS_HANDSHAKE_FAILURES),
             heads_refused: counters(&names::HEADS_REFUSED),
+            limits_reached: counters(&names::LIMITS_REACHED),
             retries: counters(&names::RETRIES),
             config_generation: gauge(&names::CONFIG_GENERATION),
             config_in_sync: gauge(&names::CONFIG_IN_SYNC),
@@ -241,6 +243,7 @@ impl Metrics {
                 handshakes: CounterBy::new(&families.tls_handshakes, &labels),
                 handshake_failures: CounterBy::new(&families.tls_handshake_failures, &labels),
                 heads_refused: CounterBy::new(&families.heads_refused, &labels),
+                limits_reached: CounterBy::new(&families.limits_reached, &labels),
             }
         })
     }
@@ -314,6 +317,7 @@ impl Metrics {
             CounterBy::<TlsVersion>::remove(&families.tls_handshakes, &labels);
             CounterBy::<HandshakeFailure>::remove(&families.tls_handshake_failures, &labels);
             CounterBy::<HeadRefused>::remove(&families.heads_refused, &labels);
+            CounterBy::<LimitReached>::remove(&families.limits_reached, &labels);
         });
         self.tunnels.sweep(now);
         self.upstreams.sweep(now, |name| {

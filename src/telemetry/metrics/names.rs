@@ -82,6 +82,8 @@ definitions! {
             "TLS handshakes that failed.";
         HEADS_REFUSED: Counter "tidegate_heads_refused_total" ["listener", "reason"]
             "Requests refused by the listener before they were routed: by a limit, a deadline, or their framing.";
+        LIMITS_REACHED: Counter "tidegate_limits_reached_total" ["listener", "reason"]
+            "Connections, or streams of HTTP/2, that a limit of the listener ended after their first head.";
     }
     "Connections sent on": {
         TUNNELS: Gauge "tidegate_tunnels" ["listener", "passthrough", "upstream"]
@@ -216,8 +218,10 @@ label_values! {
     ConnectionRefused {
         /// The listener has as many as it may.
         Limit = "limit",
-        /// The client address has as many as it may.
+        /// The client network has as many as it may.
         ClientLimit = "client_limit",
+        /// The client network has as many TLS handshakes under way as it may.
+        HandshakeLimit = "handshake_limit",
         /// The PROXY header is missing, malformed, or did not come in time.
         ProxyHeader = "proxy_header",
         /// The edge is ending.
@@ -333,6 +337,43 @@ label_values! {
         /// A name server failed, or none could be asked.
         Failed = "failed",
     }
+    /// Which limit ended a connection, or a stream of HTTP/2.
+    LimitReached {
+        /// A request body was silent for too long.
+        BodyIdle = "body_idle",
+        /// A request body came too slowly.
+        BodyRate = "body_rate",
+        /// The client took no byte of an answer for too long.
+        WriteStall = "write_stall",
+        /// The client took an answer too slowly.
+        SendRate = "send_rate",
+        /// No request came for too long.
+        KeepAlive = "keep_alive",
+        /// The connection had as many requests as it may.
+        Requests = "requests",
+        /// The connection was too old.
+        Age = "age",
+        /// The client opened more streams than it may (`REFUSED_STREAM`).
+        Streams = "streams",
+        /// The client reset too many streams.
+        Resets = "resets",
+        /// A head of HTTP/2 came in too many pieces.
+        Continuation = "continuation",
+        /// Too many PING frames.
+        Ping = "ping",
+        /// Too many SETTINGS frames.
+        Settings = "settings",
+        /// Too many `WINDOW_UPDATE` frames.
+        WindowUpdate = "window_update",
+        /// Too many PRIORITY or unknown frames.
+        OtherFrames = "other_frames",
+        /// The client left too many streams without a window.
+        ZeroWindow = "zero_window",
+        /// What else HTTP/2 calls too much (`ENHANCE_YOUR_CALM`): heads far too large, empty or tiny DATA, faulty streams.
+        Calm = "calm",
+        /// The client broke the rules of HTTP/2.
+        Protocol = "protocol",
+    }
     /// How a reload ended.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -360,6 +401,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
         (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),
         (name, "reason") if name == TLS_HANDSHAKE_FAILURES.name => Some(all::<HandshakeFailure>()),
         (name, "reason") if name == HEADS_REFUSED.name => Some(all::<HeadRefused>()),
+        (name, "reason") if name == LIMITS_REACHED.name => Some(all::<LimitReached>()),
         (name, "version") if name == TLS_HANDSHAKES.name => Some(all::<TlsVersion>()),
         _ => None,
     }

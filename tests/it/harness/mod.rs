@@ -13,7 +13,7 @@ pub mod origin;
 mod runtime;
 
 pub use certificate::{Authority, Certificate};
-pub use client::{Client, Failure, FailureKind, Raw, Response, Tls};
+pub use client::{Client, Failure, FailureKind, Raw, RawHttp2, Response, Tls};
 pub use edge::{Edge, Launch};
 pub use name_server::NameServer;
 pub use origin::{Origin, Play, RawOrigin, RecordingOrigin, TcpOrigin};
