@@ -79,7 +79,8 @@ pub struct JudgedConnector {
 
 impl JudgedConnector {
     /// A connector with these settings. It keeps no connections: Pingora's own pool does.
-    pub fn new(options: ConnectorOptions) -> Self {
+    pub fn new(mut options: ConnectorOptions) -> Self {
+        options.keepalive_pool_size = 1;
         Self { transport: TransportConnector::new(Some(options)) }
     }
 }

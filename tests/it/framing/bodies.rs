@@ -3,7 +3,7 @@
 use super::{CONFIG, Fate, Row, SOON, assert_alone, row, run};
 use crate::{
     assert_eventually,
-    harness::{Edge, RecordingOrigin},
+    harness::{Edge, RecordingOrigin, origin::Reply},
 };
 
 /// Must never get anywhere.
@@ -323,4 +323,35 @@ fn messages_that_trickle_are_read_the_same() {
     }
     assert!(origin.seen().iter().all(|seen| seen.is_whole && seen.body == b"abc"));
     assert_eq!(origin.seen().len(), 3);
+}
+
+/// Only there a request may ask for another protocol, and what else its `Connection` names stays here all the same.
+#[test]
+fn a_web_socket_keeps_the_fields_that_it_needs_and_its_first_bytes() {
+    let origin = RecordingOrigin::answering(|_| Reply {
+        bytes:
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+                .to_vec(),
+        ..Reply::default()
+    });
+    let edge = Edge::start(&[&origin], CONFIG);
+    let mut raw = edge.raw();
+    raw.send(
+        "GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, X-A, HTTP2-Settings\r\nUpgrade: websocket\r\n\
+         X-A: 1\r\nTE: trailers\r\nHTTP2-Settings: AAMAAABk\r\nKeep-Alive: timeout=5\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nAB",
+    );
+    let head = raw.read_head(SOON).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let seen = &origin.seen()[0];
+    assert_eq!(seen.values("upgrade"), [b"websocket"]);
+    assert_eq!(seen.values("connection").concat().to_ascii_lowercase(), b"upgrade");
+    for gone in ["x-a", "te", "http2-settings", "keep-alive"] {
+        assert!(seen.values(gone).is_empty(), "{gone}: {seen:?}");
+    }
+    // What came with the request belongs to the WebSocket, and follows it.
+    let is_behind = |raw: &Vec<u8>| raw.ends_with(b"AB");
+    assert_eventually!(origin.raw().iter().any(is_behind));
+    raw.send("C");
+    assert_eventually!(origin.raw().iter().any(|raw| raw.ends_with(b"ABC")));
 }
