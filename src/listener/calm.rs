@@ -186,7 +186,8 @@ mod tests {
         )
         .unwrap();
         let path = crate::types::KeyPath::root();
-        raw.parse(&"l".parse().unwrap(), &path, &mut problems).unwrap().limits
+        let name = "l".parse().unwrap();
+        raw.parse(&name, &path, &[], |_, _, _| None, &mut problems).unwrap().limits
     }
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
