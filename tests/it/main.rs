@@ -22,6 +22,7 @@ mod demo_origin;
 mod dns;
 mod docs;
 mod forwarding;
+mod fuzz;
 mod harness_origin;
 mod health;
 mod health_grpc;
