@@ -5,6 +5,8 @@ mod decode_all;
 mod diagnostics;
 mod environment;
 mod fragments;
+#[doc(hidden)]
+pub mod fuzz;
 mod last_good;
 mod listener;
 mod load;

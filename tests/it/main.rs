@@ -25,6 +25,7 @@ mod exhaustion;
 mod floods;
 mod forwarding;
 mod framing;
+mod fuzz;
 mod harness_origin;
 mod health;
 mod health_grpc;
