@@ -45,6 +45,9 @@ impl ResponseHead {
         is_for_head: bool,
     ) -> Result<Option<Whole<ResponseBody>>, Fault> {
         while let Some(line) = self.lines.next(head)? {
+            if self.lines.start() > MAX_BYTES {
+                return Err(Fault::TooLarge);
+            }
             match self.status {
                 None => self.status = Some(status_line(line.content)?),
                 Some(status) if line.content.is_empty() => {
