@@ -45,16 +45,14 @@ impl ResponseHead {
         is_for_head: bool,
     ) -> Result<Option<Whole<ResponseBody>>, Fault> {
         while let Some(line) = self.lines.next(head)? {
+            if self.lines.start() > MAX_BYTES {
+                return Err(Fault::TooLarge);
+            }
             match self.status {
                 None => self.status = Some(status_line(line.content)?),
                 Some(status) if line.content.is_empty() => {
                     let body = self.body(status, is_for_head)?;
-                    let length = self.lines.start();
-                    // A large read may bring the end of a head together with what is too much of it.
-                    if length > MAX_BYTES {
-                        return Err(Fault::TooLarge);
-                    }
-                    return Ok(Some(Whole { length, body }));
+                    return Ok(Some(Whole { length: self.lines.start(), body }));
                 }
                 Some(_) => {
                     self.fields.add(line.content, line.start)?;
