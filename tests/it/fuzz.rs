@@ -4,6 +4,10 @@
 mod config_text;
 #[path = "../fuzz/checks/path.rs"]
 mod path;
+#[path = "../fuzz/checks/proxy_header.rs"]
+mod proxy_header;
+#[path = "../fuzz/checks/request_head.rs"]
+mod request_head;
 
 use std::{fs, path::Path};
 
@@ -31,6 +35,16 @@ fn configuration_texts_are_taken_or_refused_with_a_report() {
 #[test]
 fn paths_have_one_form_or_are_refused() {
     assert!(replay("tests/fuzz/corpus/path", "*", path::check) >= 20);
+}
+
+#[test]
+fn proxy_headers_are_read_in_one_way() {
+    assert!(replay("tests/fuzz/corpus/proxy_header", "*", proxy_header::check) >= 10);
+}
+
+#[test]
+fn heads_of_requests_are_judged_alike_however_they_are_cut() {
+    assert!(replay("tests/fuzz/corpus/request_head", "*", request_head::check) >= 20);
 }
 
 /// A check that holds for everything would find nothing.
