@@ -278,14 +278,6 @@ impl RawHttp2Limits {
     }
 }
 
-impl ListenerLimits {
-    /// How long Pingora may wait for bytes of a head, in whole seconds: longer than `head` and `keep_alive`, which the
-    /// listener keeps itself and to the millisecond.
-    pub fn head_ceiling_secs(&self) -> u64 {
-        self.head.max(self.keep_alive).as_secs().saturating_add(2)
-    }
-}
-
 impl RawListener {
     /// Fills in the defaults and checks what a key alone can't say. `upstream` finds the upstream of connections that are sent on.
     pub fn parse(

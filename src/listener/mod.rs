@@ -5,6 +5,7 @@
 
 mod accept;
 mod calm;
+mod gathered;
 mod guarded;
 mod handshake;
 mod handshakes;
@@ -31,6 +32,7 @@ use tokio::runtime::Handle;
 pub use inherited::{Inherited, Label, PassedSockets, Role};
 pub use set::{ListenerSet, Plan};
 pub use socket::{BoundAddress, SocketSet, bind_unix};
+pub use stream::next_message;
 
 use crate::{
     snapshot::{TlsChoice, Tunnel},

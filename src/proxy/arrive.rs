@@ -72,12 +72,9 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         if is_old {
             connection.limit_reached(LimitReached::Age);
         }
-        session.set_keepalive(if is_old || connection.is_draining() {
-            None
-        } else {
-            // The I/O type keeps the limit.
-            Some(limits.head_ceiling_secs())
-        });
+        if is_old || connection.is_draining() {
+            session.set_keepalive(None);
+        }
     }
 }
 

@@ -14,11 +14,14 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora_core::{
-    apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
+    apps::{HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp},
     connectors::ConnectorOptions,
     protocols::{
         ALPN, Stream,
-        http::{ServerSession, v2::server::H2Options},
+        http::{
+            ServerSession,
+            v2::server::{H2Options, default_h2_options},
+        },
     },
     server::{ShutdownWatch, configuration::ServerConf},
     services::listening::Service,
@@ -31,8 +34,8 @@ use tokio::{
 
 use super::http2_life;
 use crate::{
-    config::WorkerLayout,
-    listener::{Serve, Worker},
+    config::{ListenerLimits, WorkerLayout},
+    listener::{Serve, Worker, next_message},
     proxy::{ConnectionInfo, Edge, Patient},
     snapshot::Snapshot,
     telemetry::metrics::Metrics,
@@ -169,59 +172,74 @@ fn proxy_of(service: Service<Proxy>) -> Proxy {
 impl Serve for Engine {
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
         let digest = stream.get_proxy_digest();
-        let limits = digest
-            .as_deref()
-            .and_then(ConnectionInfo::of_proxy_digest)
-            .map(|connection| connection.limits());
-        let mut options = HttpServerOptions::default();
-        let mut h2 = pingora_core::protocols::http::v2::server::default_h2_options();
-        let mut head_ceiling_secs = None;
-        let connection = digest.as_deref().and_then(ConnectionInfo::of_proxy_digest);
-        if let Some(limits) = limits {
-            head_ceiling_secs = Some(limits.head_ceiling_secs());
-            // Pingora counts how often a connection is used again.
-            options.keepalive_request_limit = Some(limits.max_requests_per_connection - 1);
-            options.h2_idle_timeout = Some(limits.keep_alive);
-            h2.max_concurrent_streams(limits.max_streams);
-            h2.max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
+        let Some(connection) = digest.as_deref().and_then(ConnectionInfo::of_proxy_digest) else {
+            return;
+        };
+        if stream.selected_alpn_proto() == Some(ALPN::H2) {
+            let app = Arc::new(Http2Connection::new(self.proxy.clone(), connection.limits()));
+            http2_life::live(connection, shutdown, async |shutdown| {
+                // A connection ends here; Pingora gives back nothing that could be used again.
+                drop(app.process_new(stream, shutdown).await);
+            })
+            .await;
+        } else {
+            self.serve_http1(stream, connection.limits(), shutdown).await;
         }
-        let app =
-            Arc::new(ConnectionApp { proxy: self.proxy.clone(), options, h2, head_ceiling_secs });
-        // A connection ends here; Pingora gives back nothing that could be used again.
-        match connection {
-            Some(connection) if stream.selected_alpn_proto() == Some(ALPN::H2) => {
-                http2_life::live(connection, shutdown, async |shutdown| {
-                    drop(app.process_new(stream, shutdown).await);
-                })
-                .await;
+    }
+}
+
+impl Engine {
+    /// One request after the other. Between two of them nothing of Pingora is there: an idle connection is small.
+    async fn serve_http1(
+        &self,
+        mut stream: Stream,
+        limits: &ListenerLimits,
+        shutdown: &ShutdownWatch,
+    ) {
+        let mut settings: Option<HttpPersistentSettings> = None;
+        while next_message(&mut stream).await {
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            } else {
+                // The I/O type has its own limit on silence.
+                session.set_keepalive((!*shutdown.borrow()).then_some(0));
+                // Pingora counts how often a connection is used again.
+                let reuses = limits.max_requests_per_connection - 1;
+                session.set_keepalive_reuses_remaining(Some(reuses));
             }
-            _ => drop(app.process_new(stream, shutdown).await),
+            let Some(reused) = self.proxy.process_new_http(session, shutdown).await else { return };
+            (stream, settings) = reused.consume();
         }
     }
 }
 
 /// One connection's view of the engine: the listener's limits.
-struct ConnectionApp {
+struct Http2Connection {
     proxy: Arc<Proxy>,
     options: HttpServerOptions,
     h2: H2Options,
-    head_ceiling_secs: Option<u64>,
+}
+
+impl Http2Connection {
+    fn new(proxy: Arc<Proxy>, limits: &ListenerLimits) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(limits.keep_alive);
+        let mut h2 = default_h2_options();
+        h2.max_concurrent_streams(limits.max_streams);
+        h2.max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX));
+        Self { proxy, options, h2 }
+    }
 }
 
 #[async_trait]
-impl HttpServerApp for ConnectionApp {
+impl HttpServerApp for Http2Connection {
     async fn process_new_http(
         self: &Arc<Self>,
-        mut session: ServerSession,
+        session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        if session.get_keepalive().is_some() && self.head_ceiling_secs.is_some() {
-            // Pingora's own 60 s would end a first head that may take longer; later ones have the request's value.
-            session.set_keepalive(self.head_ceiling_secs);
-        }
-        let is_http2 = session.is_http2();
-        let request = self.proxy.process_new_http(session, shutdown);
-        if is_http2 { Patient::new(request).await } else { request.await }
+        Patient::new(self.proxy.process_new_http(session, shutdown)).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {

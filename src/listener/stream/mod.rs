@@ -10,6 +10,7 @@ mod timer;
 mod traits;
 
 use std::{
+    future::poll_fn,
     os::fd::{BorrowedFd, RawFd},
     pin::Pin,
     sync::Arc,
@@ -18,13 +19,15 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use pingora_core::protocols::{
-    SocketDigest, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest, tls::SslDigest,
+    SocketDigest, Stream, l4::socket::SocketAddr as PingoraAddr, raw_connect::ProxyDigest,
+    tls::SslDigest,
 };
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::{closing::WebSocket, reading::Reading, timer::Timer};
-use super::{AccessLogs, http2_refusals::SentFrames};
+use super::{AccessLogs, gathered::Gathered, http2_refusals::SentFrames};
 use crate::{framing::RequestHead, proxy::ConnectionInfo, telemetry::metrics::ListenerMetrics};
 
 /// What the connection speaks.
@@ -51,7 +54,7 @@ pub(super) struct Parts<S> {
 
 /// A client's connection.
 pub(super) struct ClientStream<S> {
-    io: S,
+    io: Gathered<S>,
     fd: RawFd,
     info: Arc<ConnectionInfo>,
     proxy_digest: Arc<ProxyDigest>,
@@ -93,7 +96,7 @@ impl<S> Drop for ClientStream<S> {
     }
 }
 
-impl<S> ClientStream<S> {
+impl<S: AsyncWrite + Unpin> ClientStream<S> {
     /// A connection for Pingora.
     ///
     /// # Errors
@@ -109,7 +112,7 @@ impl<S> ClientStream<S> {
             proxy_digest: Arc::new(parts.info.into_proxy_digest()?),
             socket_digest: Arc::new(socket_digest),
             ssl_digest: parts.ssl.map(Arc::new),
-            io: parts.io,
+            io: Gathered::new(parts.io, parts.spoken == Spoken::Http1),
             fd: parts.fd,
             info: parts.info,
             spoken: parts.spoken,
@@ -129,4 +132,11 @@ impl<S> ClientStream<S> {
             access_log: parts.access_log,
         })
     }
+}
+
+/// Waits on a connection of HTTP/1.1 until the next request's head is there, or false where none comes: nothing that
+/// serves a request needs to exist before that.
+pub async fn next_message(stream: &mut Stream) -> bool {
+    let mut stream = Pin::new(stream);
+    poll_fn(|cx| stream.as_mut().poll_read(cx, &mut ReadBuf::new(&mut []))).await.is_ok()
 }

@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
@@ -132,6 +133,27 @@ impl<S> ClientStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
+    /// Waits for the next message: ready when its head is there, as an error when none comes. While it waits the connection
+    /// costs no buffer.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.judged > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let mut room = [MaybeUninit::uninit(); HEAD_ROOM];
+        let mut buf = ReadBuf::uninit(&mut room);
+        ready!(self.poll_message(cx, &mut buf))?;
+        let given = buf.filled();
+        if given.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut held = BytesMut::with_capacity(given.len() + self.held.len());
+        held.extend_from_slice(given);
+        held.extend_from_slice(&self.held);
+        self.held = held;
+        self.judged += given.len();
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads for Pingora.
     pub(super) fn poll_message(
         &mut self,

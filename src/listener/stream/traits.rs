@@ -66,12 +66,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<S> {
+    /// On HTTP/1.1 a read into no room waits for the next message, see [`next_message`](super::next_message).
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.get_mut().poll_message(cx, buf)
+        let this = self.get_mut();
+        // Whoever reads has nothing to write for now.
+        this.io.send(cx);
+        if buf.remaining() == 0 && this.spoken == Spoken::Http1 {
+            return this.poll_next(cx);
+        }
+        this.poll_message(cx, buf)
     }
 }
 

@@ -14,7 +14,7 @@ pub fn check(bytes: &[u8]) {
         .transpose();
     match (&at_once, &in_pieces) {
         (Ok(at_once), Ok(in_pieces)) => {
-            assert_eq!(at_once, in_pieces, "the bounds depend on the cut")
+            assert_eq!(at_once, in_pieces, "the bounds depend on the cut");
         }
         (Err(_), Err(_)) => {}
         _ => panic!("at once {at_once:?}, in pieces {in_pieces:?}"),
