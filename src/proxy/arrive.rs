@@ -2,7 +2,7 @@
 //!
 //! Place: `early_request_filter` and `request_filter`. Nothing here looks at a body.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{
     HeaderValue, Method, StatusCode, Version,
@@ -56,7 +56,9 @@ pub(super) fn set_limits(session: &mut Session, ctx: &mut RequestContext) {
         ctx.snapshot = Some(last);
     }
     let limits = connection.limits();
-    session.set_read_timeout(Some(limits.body_idle));
+    if !session.as_downstream_mut().is_body_done() {
+        session.set_read_timeout(Some(limits.body_idle));
+    }
     if session.is_http2() {
         // A stream whose client opens no window; HTTP/1.1 is watched by the I/O type.
         session.set_write_timeout(Some(limits.write_stall));
@@ -121,7 +123,8 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
         return Err(Failure::Connect);
     }
     let host = host_of(session.req_header())?;
-    ctx.host = host.with_port;
+    ctx.host = host.clone();
+    let name = name_in(host.to_str().map_err(|_| Failure::BadHost)?);
     let Some(connection) = ctx.connection.clone() else { return Err(Failure::Internal) };
     // A listener that a reload has taken away, on a connection that outlives it.
     let table = snapshot
@@ -138,14 +141,14 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     let path = normalise(session.req_header().uri.path(), snapshot.slashes)
         .map_err(Failure::BadPath)?
         .into_owned();
-    let site = match table.hosts.find(&host.name) {
+    let site = match table.hosts.find(&name) {
         Some(HostEntry::Site(site)) => site,
         Some(HostEntry::RedirectToHttps(site)) => {
             ctx.site = Some(site.clone());
             ctx.labels.site = Some(site.name.clone());
             ctx.labels.metrics = Some(site.metrics.clone());
             return Ok(Routed::ToHttps(https_location(
-                &host.name,
+                &name,
                 &snapshot,
                 &path,
                 session.req_header().uri.query(),
@@ -190,47 +193,42 @@ fn identify(header: &RequestHeader, ctx: &mut RequestContext, snapshot: &Snapsho
     ctx.request_id = given.cloned().unwrap_or_else(new_request_id);
 }
 
-struct Host {
-    /// Lower case, without port and trailing dot; IPv6 in brackets.
-    name: String,
-    /// As the client wrote it.
-    with_port: HeaderValue,
-}
-
-/// The host that a request asks for (RFC 9112, section 3.2; RFC 9113, section 8.3.1).
-fn host_of(header: &RequestHeader) -> Result<Host, Failure> {
+/// The host that a request asks for, with its port as the client wrote it (RFC 9112, section 3.2; RFC 9113, section 8.3.1).
+fn host_of(header: &RequestHeader) -> Result<HeaderValue, Failure> {
     let mut lines = header.headers.get_all(HOST).iter();
     let line = lines.next();
     if lines.next().is_some() {
         return Err(Failure::BadHost);
     }
-    let text = match (header.uri.authority(), line) {
-        (Some(authority), _) => authority.as_str(),
-        (None, Some(line)) => line.to_str().map_err(|_| Failure::BadHost)?,
-        // HTTP/1.0 may leave it out.
-        (None, None) if header.version < Version::HTTP_11 => "",
-        (None, None) => return Err(Failure::BadHost),
-    };
-    if text.is_empty() {
-        return if header.version < Version::HTTP_11 {
-            Ok(Host { name: String::new(), with_port: HeaderValue::from_static("") })
-        } else {
-            Err(Failure::BadHost)
-        };
-    }
-    let authority: http::uri::Authority = text.parse().map_err(|_| Failure::BadHost)?;
-    if !is_valid_host(text.as_bytes()) {
-        return Err(Failure::BadHost);
-    }
-    let mut name = authority.host().to_ascii_lowercase();
-    if name.ends_with('.') {
-        name.pop();
-    }
-    let with_port = match (header.uri.authority(), line) {
+    let host = match (header.uri.authority(), line) {
+        (Some(authority), _) => {
+            HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BadHost)?
+        }
         (None, Some(line)) => line.clone(),
-        _ => HeaderValue::from_str(text).map_err(|_| Failure::BadHost)?,
+        (None, None) => HeaderValue::from_static(""),
     };
-    Ok(Host { name, with_port })
+    // HTTP/1.0 may leave it out.
+    let may_be_empty = header.version < Version::HTTP_11;
+    if is_valid_host(host.as_bytes()) || (host.is_empty() && may_be_empty) {
+        Ok(host)
+    } else {
+        Err(Failure::BadHost)
+    }
+}
+
+/// The name in a valid host: lower case, without port and trailing dot; IPv6 in brackets.
+fn name_in(host: &str) -> Cow<'_, str> {
+    let end = match host.find(']') {
+        Some(bracket) => bracket + 1,
+        None => host.find(':').unwrap_or(host.len()),
+    };
+    let name = host.get(..end).unwrap_or_default();
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
+    }
 }
 
 /// The listener's limits on a head. The I/O type has refused what is far over them on HTTP/1.1; HTTP/2 is counted here.
@@ -461,8 +459,8 @@ mod tests {
             ("[2001:db8::1]:80", "[2001:db8::1]"),
             ("192.0.2.1", "192.0.2.1"),
         ] {
-            let found = host_of(&header(Version::HTTP_11, Some(host), "/")).map(|host| host.name);
-            assert_eq!(found.ok().as_deref(), Some(name), "{host}");
+            let found = host_of(&header(Version::HTTP_11, Some(host), "/")).unwrap();
+            assert_eq!((found.to_str().unwrap(), &*name_in(host)), (host, name));
         }
         assert!(host_of(&header(Version::HTTP_10, None, "/")).is_ok());
         assert!(host_of(&header(Version::HTTP_11, None, "/")).is_err());
@@ -478,7 +476,7 @@ mod tests {
             assert!(host_of(&header(Version::HTTP_11, Some(bad), "/")).is_err(), "{bad:?}");
         }
         let absolute = header(Version::HTTP_11, Some("b"), "http://a/x");
-        assert_eq!(host_of(&absolute).ok().map(|host| host.name).as_deref(), Some("a"));
+        assert_eq!(host_of(&absolute).unwrap(), "a");
     }
 
     #[test]

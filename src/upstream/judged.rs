@@ -34,7 +34,7 @@ use pingora_core::{
     upstreams::peer::{HttpPeer, Peer},
 };
 use pingora_error::{Error, ErrorType, Result};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use crate::framing::{Body, Fault, ResponseBody, ResponseHead};
@@ -43,6 +43,8 @@ use crate::framing::{Body, Fault, ResponseBody, ResponseHead};
 const MARK: &[u8] = b"judged";
 /// How much room there is for each read of a head that did not come at once.
 const HEAD_ROOM: usize = 4 << 10;
+/// Bytes that one read takes at most. Pingora keeps eight reads for a client that is slow, and would take 64 KiB with each.
+const PART: u64 = 32 << 10;
 /// Informational heads before the answer. A hundred are no answer.
 const MAX_INFORMATIONAL: u8 = 32;
 
@@ -264,7 +266,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for JudgedStream<S> {
             }
             if this.held.is_empty() {
                 let before = buf.filled().len();
-                ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+                ready!(Pin::new(&mut (&mut this.io).take(PART)).poll_read(cx, buf))?;
                 let new = buf.filled().get(before..).unwrap_or_default();
                 if new.is_empty() {
                     return Poll::Ready(Ok(()));
