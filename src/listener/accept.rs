@@ -4,9 +4,11 @@
 //! speaks. A connection's task ends with the connection, with its listener's drain limit, or with the edge.
 
 use std::{
+    future::ready,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, RawFd},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -381,14 +383,30 @@ fn take<S: ClientSocket>(stream: S, accepted: Accepted, gate: &Arc<Gate>, engine
     });
 }
 
-/// One connection, from its first byte to its last.
+/// One connection, from its first byte to its last. What its opening needs is freed before the rest begins.
 async fn connection<S: ClientSocket>(
     stream: S,
-    mut accepted: Accepted,
+    accepted: Accepted,
     place: &mut Place,
     gate: &Gate,
     engine: &dyn Serve,
 ) {
+    if let Some(opened) = Box::pin(open(stream, accepted, place, gate, engine)).await {
+        opened.await;
+    }
+}
+
+/// The rest of a connection's life.
+type Opened<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What comes before the first request: PROXY header, handshake, the protocol that is spoken. `None` where it ends there.
+async fn open<'a, S: ClientSocket>(
+    stream: S,
+    mut accepted: Accepted,
+    place: &mut Place,
+    gate: &'a Gate,
+    engine: &'a dyn Serve,
+) -> Option<Opened<'a>> {
     let config = gate.config.load_full();
     let metrics = gate.metrics.load_full();
     let mut stream = Peeked::new(stream);
@@ -398,23 +416,27 @@ async fn connection<S: ClientSocket>(
                 (accepted.client, accepted.local) = (Some(source), Some(destination));
                 match gate.count(accepted.client) {
                     Ok(counted) => place.counted = counted,
-                    Err(reason) => return metrics.refused(reason),
+                    Err(reason) => {
+                        metrics.refused(reason);
+                        return None;
+                    }
                 }
             }
             // The address is the balancer's, which is nobody's client.
             Ok(ProxyHeader::Unknown | ProxyHeader::Local) => {}
             Err(error) => {
                 debug!(listener = %config.name, %error, "no PROXY header");
-                return metrics.refused(ConnectionRefused::ProxyHeader);
+                metrics.refused(ConnectionRefused::ProxyHeader);
+                return None;
             }
         }
     }
     let ConnectionEnds { client, local } = ends(accepted);
     if !config.protocol.is_http() {
         // The listener may have changed since its settings were looked at.
-        let Some(tunnel) = gate.tunnel(&config.name) else { return };
+        let tunnel = gate.tunnel(&config.name)?;
         let arrival = Arrival { client, local, server_name: None, opening: Vec::new() };
-        return Box::pin(send_on(stream, arrival, tunnel, &gate.ending)).await;
+        return Some(Box::pin(send_on(stream, arrival, tunnel, &gate.ending)));
     }
     let access_log = gate.choosers.access_log.clone();
     let info = |tls: Option<TlsFacts>| {
@@ -442,14 +464,14 @@ async fn connection<S: ClientSocket>(
             Ok(counted) => counted,
             Err(reason) => {
                 debug!(?client, reason = reason.label(), "connection refused");
-                return metrics.refused(reason);
+                metrics.refused(reason);
+                return None;
             }
         };
-        // On the heap, and so only while it lasts: a handshake's state is larger than all else of an idle connection.
-        let shaking = Box::pin(async {
+        let shaking = async {
             let _place = gate.handshakes.place(config.limits.max_handshakes).await;
             shake(stream, address, &choose).await
-        });
+        };
         let shaken = timeout(config.limits.handshake, shaking).await;
         drop(counted);
         let shaken = match shaken {
@@ -457,15 +479,17 @@ async fn connection<S: ClientSocket>(
             Ok(Ok(Greeted::SentOn { client: mut stream, server_name, tunnel })) => {
                 let opening = stream.forget();
                 let arrival = Arrival { client, local, server_name, opening };
-                return Box::pin(send_on(stream, arrival, tunnel, &gate.ending)).await;
+                return Some(Box::pin(send_on(stream, arrival, tunnel, &gate.ending)));
             }
             Ok(Err(reason)) => {
                 debug!(listener = %config.name, reason = reason.label(), "handshake failed");
-                return metrics.handshake_failed(reason);
+                metrics.handshake_failed(reason);
+                return None;
             }
             Err(_) => {
                 debug!(listener = %config.name, reason = "timeout", "handshake failed");
-                return metrics.handshake_failed(HandshakeFailure::Timeout);
+                metrics.handshake_failed(HandshakeFailure::Timeout);
+                return None;
             }
         };
         let Shaken { mut stream, facts, digest, version, is_http2 } = shaken;
@@ -474,8 +498,11 @@ async fn connection<S: ClientSocket>(
             // Pingora waits for the preface without a limit.
             match timeout(config.limits.head, sniff(&mut stream)).await {
                 Ok(Ok((Spoken::Http2, replay))) => (Spoken::Http2, replay),
-                Ok(Ok((Spoken::Http1, _)) | Err(_)) => return,
-                Err(_) => return metrics.head_refused(HeadRefused::Timeout),
+                Ok(Ok((Spoken::Http1, _)) | Err(_)) => return None,
+                Err(_) => {
+                    metrics.head_refused(HeadRefused::Timeout);
+                    return None;
+                }
             }
         } else {
             (Spoken::Http1, Bytes::new())
@@ -491,19 +518,22 @@ async fn connection<S: ClientSocket>(
             metrics,
             access_log,
         };
-        return Box::pin(serve(parts, gate, engine)).await;
+        return Some(serve(parts, gate, engine));
     }
     let (spoken, replay) = if matches!(config.protocol, ListenerProtocol::Http { h2c: true }) {
         match timeout(config.limits.head, sniff(&mut stream)).await {
             Ok(Ok(found)) => found,
-            Ok(Err(_)) => return,
+            Ok(Err(_)) => return None,
             // Nothing came, or not enough of it.
-            Err(_) => return metrics.head_refused(HeadRefused::Timeout),
+            Err(_) => {
+                metrics.head_refused(HeadRefused::Timeout);
+                return None;
+            }
         }
     } else {
         (Spoken::Http1, Bytes::new())
     };
-    serve(
+    Some(serve(
         Parts {
             io: stream,
             fd: accepted.fd,
@@ -516,8 +546,7 @@ async fn connection<S: ClientSocket>(
         },
         gate,
         engine,
-    )
-    .await;
+    ))
 }
 
 struct ConnectionEnds {
@@ -532,7 +561,8 @@ fn ends(accepted: Accepted) -> ConnectionEnds {
     ConnectionEnds { client: accepted.client.map(canonical), local: accepted.local.map(canonical) }
 }
 
-async fn serve<S>(parts: Parts<S>, gate: &Gate, engine: &dyn Serve)
+/// Has the connection served. No `async fn`: its state would be part of every connection's.
+fn serve<'a, S>(parts: Parts<S>, gate: &'a Gate, engine: &'a dyn Serve) -> Opened<'a>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static,
 {
@@ -541,7 +571,10 @@ where
     let Parts { io, fd, info, spoken, ssl, replay, metrics, access_log } = parts;
     let io = Guarded::new(io, info.clone(), metrics.clone(), spoken);
     match ClientStream::new(Parts { io, fd, info, spoken, ssl, replay, metrics, access_log }) {
-        Ok(stream) => engine.serve(Box::new(stream), shutdown).await,
-        Err(error) => warn!(%error, "a connection can't be served"),
+        Ok(stream) => engine.serve(Box::new(stream), shutdown),
+        Err(error) => {
+            warn!(%error, "a connection can't be served");
+            Box::pin(ready(()))
+        }
     }
 }

@@ -177,10 +177,11 @@ impl Serve for Engine {
         };
         if stream.selected_alpn_proto() == Some(ALPN::H2) {
             let app = Arc::new(Http2Connection::new(self.proxy.clone(), connection.limits()));
-            http2_life::live(connection, shutdown, async |shutdown| {
+            // On the heap: a connection of HTTP/1.1 has no room for it.
+            Box::pin(http2_life::live(connection, shutdown, async |shutdown| {
                 // A connection ends here; Pingora gives back nothing that could be used again.
                 drop(app.process_new(stream, shutdown).await);
-            })
+            }))
             .await;
         } else {
             self.serve_http1(stream, connection.limits(), shutdown).await;
@@ -196,21 +197,33 @@ impl Engine {
         limits: &ListenerLimits,
         shutdown: &ShutdownWatch,
     ) {
-        let mut settings: Option<HttpPersistentSettings> = None;
+        let mut settings = None;
         while next_message(&mut stream).await {
-            let mut session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            } else {
-                // The I/O type has its own limit on silence.
-                session.set_keepalive((!*shutdown.borrow()).then_some(0));
-                // Pingora counts how often a connection is used again.
-                let reuses = limits.max_requests_per_connection - 1;
-                session.set_keepalive_reuses_remaining(Some(reuses));
-            }
-            let Some(reused) = self.proxy.process_new_http(session, shutdown).await else { return };
+            let request = self.request(stream, settings, limits, shutdown);
+            let Some(reused) = request.await else { return };
             (stream, settings) = reused.consume();
         }
+    }
+
+    /// One request of HTTP/1.1; `settings` are those of the one before. No `async fn`: a connection would keep its state.
+    fn request<'a>(
+        &'a self,
+        stream: Stream,
+        settings: Option<HttpPersistentSettings>,
+        limits: &ListenerLimits,
+        shutdown: &'a ShutdownWatch,
+    ) -> impl Future<Output = Option<ReusedHttpStream>> + Send + 'a {
+        let mut session = ServerSession::new_http1(stream);
+        if let Some(settings) = settings {
+            settings.apply_to_session(&mut session);
+        } else {
+            // The I/O type has its own limit on silence.
+            session.set_keepalive((!*shutdown.borrow()).then_some(0));
+            // Pingora counts how often a connection is used again.
+            let reuses = limits.max_requests_per_connection - 1;
+            session.set_keepalive_reuses_remaining(Some(reuses));
+        }
+        self.proxy.process_new_http(session, shutdown)
     }
 }
 

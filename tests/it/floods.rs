@@ -169,6 +169,8 @@ fn ten_thousand_idle_connections_take_little_memory() {
     let attack = Flood::Idle.start(&edge.address("http"), attackers);
     let open = || edge.metric("tidegate_connections", ());
     assert_eventually!(open() >= attackers as f64, within Duration::from_mins(1));
+    let answered = || edge.metric("tidegate_requests_total", [("status", "2xx")]);
+    assert_eventually!(answered() >= attackers as f64, within Duration::from_mins(1));
     let each = (edge.rss() as f64 - idle) / attackers as f64 / 1_024.0;
     println!("{each:.1} KiB a connection");
     drop(attack);

@@ -157,7 +157,13 @@ impl Flood {
                 stream.write_all(head.as_bytes()).await?;
                 to_end(stream).await
             }
-            Self::Idle | Self::Handshakes => to_end(stream).await,
+            Self::Idle => {
+                // Not new, but between two requests: that is the larger of the two.
+                let head = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                to_end(stream).await
+            }
+            Self::Handshakes => to_end(stream).await,
             Self::RapidReset => {
                 let mut bytes = PREFACE.to_vec();
                 let head = head();
