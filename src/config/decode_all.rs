@@ -101,12 +101,6 @@ pub(super) fn refuse_planned(tree: &mut Cow<'_, Node>, problems: &mut Problems) 
             }
         }
     }
-    for (name, site) in tree.get("sites").and_then(Node::as_table).into_iter().flatten() {
-        if site.node.get("tls").and_then(|tls| tls.get("client_auth")).is_some() {
-            let path = root.key("sites").key(name).key("tls").key("client_auth");
-            planned.push((path, "client certificates".to_owned()));
-        }
-    }
     for (path, what) in &planned {
         problems
             .error(path, format!("this version has no {what} yet"))

@@ -1,13 +1,13 @@
 //! `[sites.<name>]`: as written, and parsed.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     route::{RawRedirect, RawRespond, RawRoute, RouteConfig},
-    tls::{CertificateSource, RawCertificate, RawTls, TlsPolicy},
+    tls::{CertificateHeader, CertificateSource, RawCertificate, RawTls, TlsPolicy},
     types::{ByteSize, HostPattern, KeyPath, Name, defaults},
     upstream::{RawEndpoint, RawTimeouts},
 };
@@ -74,6 +74,8 @@ pub struct SiteConfig {
     pub certificate: CertificateSource,
     /// What a handshake must satisfy.
     pub tls: TlsPolicy,
+    /// What endpoints are told of a client's certificate.
+    pub client_headers: Arc<[CertificateHeader]>,
     /// Policies that always apply.
     pub policies: Vec<Name>,
     /// Its routes.

@@ -12,6 +12,7 @@ use crate::{
     proxy::TlsFacts,
     snapshot::{TlsChoice, Tunnel},
     telemetry::metrics::{HandshakeFailure, TlsVersion},
+    tls::ClientCertificate,
 };
 
 /// A fatal `unrecognized_name` alert as one record (RFC 8446, sections 5.1 and 6; RFC 6066, section 3).
@@ -73,8 +74,9 @@ where
         }
     };
     start.io.forget();
+    let given = site.handshake();
     let stream = start
-        .into_stream(site.config.clone())
+        .into_stream(given.config.clone())
         .await
         .map_err(|error| reason(&error, HandshakeFailure::Other))?;
     let (_, connection) = stream.get_ref();
@@ -88,7 +90,9 @@ where
         .and_then(|suite| suite.suite().as_str())
         .unwrap_or_default();
     let digest = SslDigest::new(cipher, version_text, None, None, Vec::new());
-    let facts = TlsFacts { policy: Arc::clone(&site.identity), server_name, version: version_text };
+    let client = connection.peer_certificates().and_then(ClientCertificate::of).map(Arc::new);
+    let policy = Arc::clone(&given.identity);
+    let facts = TlsFacts { policy, server_name, version: version_text, client };
     Ok(Greeted::Shaken(Box::new(Shaken { stream, facts, digest, version, is_http2 })))
 }
 

@@ -265,11 +265,15 @@ fn check_connection(site: &Site, connection: &ConnectionInfo) -> Result<(), Fail
     if site.is_disabled && connection.is_tls {
         return Err(Failure::SiteDisabled);
     }
+    if site.asks_for_certificates && !connection.is_tls {
+        // As the site of unknown hosts, on a plain listener: nobody can show a certificate there.
+        return Err(Failure::Misdirected);
+    }
     if !site.demands_own_policy || !connection.is_tls {
         return Ok(());
     }
     match (&site.tls, &connection.tls) {
-        (Some(tls), Some(facts)) if tls.identity == facts.policy => Ok(()),
+        (Some(tls), Some(facts)) if tls.is_satisfied_by(&facts.policy) => Ok(()),
         _ => Err(Failure::Misdirected),
     }
 }

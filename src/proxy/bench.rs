@@ -37,8 +37,14 @@ impl Hop {
     /// Finds the client of a request, and writes the forwarding headers.
     pub fn forward(&self, request: &mut RequestHeader) {
         let client = client_address::find(Some(self.peer), &request.headers, &self.trusted);
-        let forwarding =
-            Forwarding { hop: &self.texts, client, host: &self.host, request_id: &self.request_id };
+        let forwarding = Forwarding {
+            hop: &self.texts,
+            client,
+            host: &self.host,
+            request_id: &self.request_id,
+            certificate: None,
+            certificate_headers: &[],
+        };
         set_forwarding_headers(request, &forwarding);
     }
 }

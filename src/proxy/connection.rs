@@ -24,7 +24,7 @@ use crate::{
     framing::Fault,
     snapshot::Snapshot,
     telemetry::metrics::{LimitReached, ListenerMetrics},
-    tls::PolicyIdentity,
+    tls::{ClientCertificate, PolicyIdentity},
     types::Name,
 };
 
@@ -84,6 +84,8 @@ pub struct TlsFacts {
     pub server_name: Option<Box<str>>,
     /// The version, as `TLSv1.3`.
     pub version: &'static str,
+    /// The certificate that the client showed and that was found good.
+    pub client: Option<Arc<ClientCertificate>>,
 }
 
 impl Ending {

@@ -15,7 +15,10 @@ use super::{
     failure::Failure,
     hop::{Hop, push_for},
 };
-use crate::route::{Rewrite, capture};
+use crate::{
+    route::{Rewrite, capture},
+    tls::{CertificateHeader, ClientCertificate},
+};
 
 /// The client and the proxies before us.
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -43,6 +46,15 @@ const ALIASES: [&str; 15] = [
     "x_forwarded_host",
     "x_real_ip",
 ];
+/// Headers that tell of a client's certificate, with what gateways make of "-".
+const CERTIFICATE_NAMES: [&str; 6] = [
+    "client-cert",
+    "client-cert-chain",
+    "x-forwarded-client-cert",
+    "client_cert",
+    "client_cert_chain",
+    "x_forwarded_client_cert",
+];
 /// The request's id, made here or passed on.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -57,6 +69,10 @@ pub(super) struct Forwarding<'a> {
     pub(super) host: &'a HeaderValue,
     /// The request's id.
     pub(super) request_id: &'a HeaderValue,
+    /// The certificate that the client showed.
+    pub(super) certificate: Option<&'a ClientCertificate>,
+    /// What the endpoint is told of it.
+    pub(super) certificate_headers: &'a [CertificateHeader],
 }
 
 /// Writes the forwarding headers and the request id.
@@ -74,6 +90,39 @@ pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &F
         set(request, &FORWARDED, HeaderValue::try_from(element).ok());
     }
     set(request, &X_REQUEST_ID, Some(forwarding.request_id.clone()));
+    set_certificate(request, forwarding.certificate, forwarding.certificate_headers);
+}
+
+/// Tells of the client's certificate. What comes in under these names is a lie, from a trusted proxy too: certificates
+/// are shown to us.
+fn set_certificate(
+    request: &mut RequestHeader,
+    certificate: Option<&ClientCertificate>,
+    headers: &[CertificateHeader],
+) {
+    // Nearly every request has none of them, and a look costs less than the removals.
+    if request.headers.keys().any(|name| CERTIFICATE_NAMES.contains(&name.as_str())) {
+        for name in CERTIFICATE_NAMES {
+            request.remove_header(name);
+        }
+    }
+    let Some(certificate) = certificate else { return };
+    for header in headers {
+        if let Some(value) = certificate.header(*header) {
+            set(request, certificate_name(*header), Some(value.clone()));
+        }
+    }
+}
+
+fn certificate_name(header: CertificateHeader) -> &'static HeaderName {
+    static CERTIFICATE: HeaderName = HeaderName::from_static("client-cert");
+    static CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+    static XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+    match header {
+        CertificateHeader::Certificate => &CERTIFICATE,
+        CertificateHeader::Chain => &CHAIN,
+        CertificateHeader::Xfcc => &XFCC,
+    }
 }
 
 fn remove_aliases(request: &mut RequestHeader) {
@@ -319,7 +368,14 @@ mod tests {
 
     fn forward(request: &mut RequestHeader, client: ClientAddress) {
         let (hop, host, request_id) = (hop(), HOST_AND_PORT, new_request_id());
-        let forwarding = Forwarding { hop: &hop, client, host: &host, request_id: &request_id };
+        let forwarding = Forwarding {
+            hop: &hop,
+            client,
+            host: &host,
+            request_id: &request_id,
+            certificate: None,
+            certificate_headers: &[],
+        };
         set_forwarding_headers(request, &forwarding);
     }
 

@@ -74,6 +74,8 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext
             client: ctx.client,
             host: &ctx.host,
             request_id: &ctx.request_id,
+            certificate: connection.tls.as_ref().and_then(|tls| tls.client.as_deref()),
+            certificate_headers: ctx.site.as_ref().map_or(&[], |site| &site.client_headers),
         };
         forward::set_forwarding_headers(request, &forwarding);
     }

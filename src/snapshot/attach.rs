@@ -150,6 +150,8 @@ impl Live {
             tls,
             is_disabled: site.is_disabled,
             demands_own_policy: site.demands_own_policy,
+            asks_for_certificates: site.asks_for_certificates,
+            client_headers: site.client_headers,
             error_pages: site.error_pages,
             chain: site.chain,
         })

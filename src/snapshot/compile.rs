@@ -14,7 +14,7 @@ use crate::{
         MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, Rewrite, RouteConfig, RouteRule,
         RouteTable, TargetConfig, Template,
     },
-    tls::{self, TlsBlueprint},
+    tls::{self, CertificateHeader, TlsBlueprint},
     types::{KeyPath, Name, Problems},
     upstream::{self, Timeouts},
 };
@@ -46,6 +46,8 @@ pub(super) struct SiteBlueprint {
     pub(super) tls: Option<TlsBlueprint>,
     pub(super) is_disabled: bool,
     pub(super) demands_own_policy: bool,
+    pub(super) asks_for_certificates: bool,
+    pub(super) client_headers: Arc<[CertificateHeader]>,
     pub(super) routes: RouteTable<RouteBlueprint>,
     pub(super) error_pages: HashMap<u16, StaticBody, RandomState>,
     pub(super) chain: Chain,
@@ -139,6 +141,7 @@ fn compile_site(
         .listeners
         .iter()
         .any(|listener| listener.protocol.is_tls() && listeners.contains(&listener.name));
+    check_client_auth(config, site, &listeners, problems);
     let (tls, is_disabled) =
         if on_tls { compile_tls(site, leniency, problems) } else { (None, false) };
     let chain_of = |names: &mut dyn Iterator<Item = &Name>| {
@@ -182,11 +185,38 @@ fn compile_site(
         listeners,
         tls,
         is_disabled,
-        demands_own_policy: site.tls.preset == crate::tls::TlsPreset::Modern,
+        demands_own_policy: site.tls.demands_own_connections(),
+        asks_for_certificates: site.tls.client_auth.is_some(),
+        client_headers: site.client_headers.clone(),
         routes,
         error_pages,
         chain: chain_of(&mut site.policies.iter()),
     })
+}
+
+/// Who is to show a certificate can't do it where no TLS is spoken.
+fn check_client_auth(
+    config: &Config,
+    site: &SiteConfig,
+    listeners: &[Name],
+    problems: &mut Problems,
+) {
+    if site.tls.client_auth.is_none() {
+        return;
+    }
+    let plain = config
+        .listeners
+        .iter()
+        .filter(|listener| !listener.protocol.is_tls() && listeners.contains(&listener.name));
+    for listener in plain {
+        problems
+            .error(
+                &site.path.key("tls").key("client_auth"),
+                format!("the site is on the plain listener {:?}, where no client can show a certificate", &*listener.name),
+            )
+            .at_key()
+            .help("name TLS listeners only: `listeners = [\"https\"]`");
+    }
 }
 
 /// The site's TLS, and whether the site is disabled for want of it.
@@ -195,10 +225,9 @@ fn compile_tls(
     leniency: Leniency,
     problems: &mut Problems,
 ) -> (Option<TlsBlueprint>, bool) {
-    let path = site.path.key("certificate");
     let mut found = Problems::new();
     let compiled =
-        tls::compile(&site.name, &site.certificate, &site.hosts, &site.tls, &path, &mut found);
+        tls::compile(&site.name, &site.certificate, &site.hosts, &site.tls, &site.path, &mut found);
     let is_disabled = compiled.is_none() || found.has_errors();
     for problem in found {
         if leniency == Leniency::DisableSites && problem.severity == crate::types::Severity::Error {

@@ -11,7 +11,7 @@ use crate::{
     policy::Chain,
     route::{Rewrite, RouteTable, Template},
     telemetry::metrics::{RouteMetrics, UpstreamMetrics},
-    tls::SiteTls,
+    tls::{CertificateHeader, SiteTls},
     types::{HostPattern, Name},
     upstream::Timeouts,
 };
@@ -29,6 +29,10 @@ pub struct Site {
     pub is_disabled: bool,
     /// Connections must have been made under this site's own TLS policy: it asks for more than the least.
     pub demands_own_policy: bool,
+    /// It asks clients for certificates: it answers over TLS only.
+    pub asks_for_certificates: bool,
+    /// What endpoints are told of a client's certificate.
+    pub client_headers: Arc<[CertificateHeader]>,
     /// Its routes.
     pub routes: RouteTable<Arc<Route>>,
     /// Own answers by status.

@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::SystemTime};
 
 use super::{
     certificate_error::CertificateError,
+    client_auth::{ClientAuth, ExpiredCrl, Trust, TrustFiles},
     config::{CertificateSource, TlsPolicy},
+    date,
     files::{Fingerprint, LoadedCertificate, Pair},
     with_sources,
 };
@@ -15,6 +17,8 @@ use crate::types::{HostPattern, KeyPath, Name, Problems};
 pub struct TlsBlueprint {
     pub(super) site: Name,
     pub(super) policy: TlsPolicy,
+    /// What the policy's files say, where it has some.
+    pub(super) trust: Option<(Fingerprint, Trust)>,
     pub(super) certificate: CertificateBlueprint,
 }
 
@@ -27,9 +31,10 @@ pub(super) enum CertificateBlueprint {
     Files { chain: PathBuf, key: PathBuf, content: Fingerprint, loaded: Box<LoadedCertificate> },
 }
 
-/// Reads and checks the TLS of `site`; `path` is that of its `certificate`.
+/// Reads and checks the TLS of `site`, which stands at `path`.
 ///
-/// Reads files, and changes nothing. `None` with at least one error in `problems` where there is no certificate to serve.
+/// Reads files, and changes nothing. `None` with at least one error in `problems` where there is no certificate to serve,
+/// or nothing to judge those of clients by.
 pub fn compile(
     site: &Name,
     source: &CertificateSource,
@@ -38,6 +43,14 @@ pub fn compile(
     path: &KeyPath,
     problems: &mut Problems,
 ) -> Option<TlsBlueprint> {
+    let trust = match &policy.client_auth {
+        Some(auth) => {
+            let path = path.key("tls").key("client_auth");
+            Some(compile_trust(auth, &path, problems))
+        }
+        None => None,
+    };
+    let path = &path.key("certificate");
     let certificate = match source {
         // Until certificates are ordered by ACME, the internal authority stands in.
         CertificateSource::Acme | CertificateSource::Internal => {
@@ -60,7 +73,45 @@ pub fn compile(
             CertificateBlueprint::Files { chain: chain.clone(), key: key.clone(), content, loaded }
         }
     };
-    Some(TlsBlueprint { site: site.clone(), policy: policy.clone(), certificate })
+    // A policy that lacks what it judges by lets nobody in.
+    let trust = match trust {
+        Some(None) => return None,
+        Some(trust) => trust,
+        None => None,
+    };
+    Some(TlsBlueprint { site: site.clone(), policy: policy.clone(), trust, certificate })
+}
+
+fn compile_trust(
+    auth: &ClientAuth,
+    path: &KeyPath,
+    problems: &mut Problems,
+) -> Option<(Fingerprint, Trust)> {
+    let files = TrustFiles::read(auth);
+    let content = files.fingerprint();
+    let trust = match files.load() {
+        Ok(trust) => trust,
+        Err(error) => {
+            let path = path.key(if error.is_about_crl() { "crl" } else { "ca" });
+            problems.error(&path, with_sources(&error)).help(if error.is_about_crl() {
+                "a PEM file with BEGIN X509 CRL: openssl crl -inform DER -in FILE -out NEW_FILE"
+            } else {
+                "a PEM file with BEGIN CERTIFICATE, one for each authority"
+            });
+            return None;
+        }
+    };
+    if trust.has_expired(SystemTime::now()) {
+        let until = trust.crl_until.map(date).unwrap_or_default();
+        let what = match auth.expired_crl {
+            ExpiredCrl::Refuse => "the clients that it is about are refused",
+            ExpiredCrl::Accept => "it is believed all the same",
+        };
+        problems
+            .warning(&path.key("crl"), format!("a revocation list was good until {until}: {what}"))
+            .help("fetch a newer one; it is picked up without a reload");
+    }
+    Some((content, trust))
 }
 
 fn report(error: &CertificateError, path: &KeyPath, problems: &mut Problems) {

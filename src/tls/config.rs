@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::client_auth::{ClientAuth, RawClientAuth};
 use crate::types::{KeyPath, Problems};
 
 /// `certificate` of a site, as written. Exactly one of: `acme`, `internal`, `chain` with `key`.
@@ -28,6 +29,8 @@ pub struct RawTls {
     /// `intermediate` (TLS 1.2 and 1.3) or `modern` (1.3 only); forward secrecy and AEAD in both.
     #[schemars(extend("default" = "intermediate"))]
     pub preset: Option<TlsPreset>,
+    /// The certificates that clients must show. Requests over connections that were made without are answered by 421.
+    pub client_auth: Option<RawClientAuth>,
 }
 
 /// A named set of versions and cipher suites.
@@ -75,6 +78,27 @@ pub enum CertificateSource {
 pub struct TlsPolicy {
     /// Versions and cipher suites.
     pub preset: TlsPreset,
+    /// The certificates that clients must show.
+    pub client_auth: Option<ClientAuth>,
+}
+
+impl TlsPolicy {
+    /// Whether it asks for more than the least, so that its site's requests must come over connections made under it.
+    pub fn demands_own_connections(&self) -> bool {
+        self.preset == TlsPreset::Modern || self.client_auth.is_some()
+    }
+}
+
+impl RawTls {
+    /// Fills in the defaults.
+    pub fn parse(&self, path: &KeyPath, problems: &mut Problems) -> TlsPolicy {
+        let client_auth = self.client_auth.as_ref();
+        TlsPolicy {
+            preset: self.preset.unwrap_or_default(),
+            client_auth: client_auth
+                .and_then(|auth| auth.parse(&path.key("client_auth"), problems)),
+        }
+    }
 }
 
 impl RawCertificate {

@@ -89,20 +89,7 @@ impl<'a> Pair<'a> {
 
     /// What tells this content from another.
     pub(super) fn fingerprint(&self) -> Fingerprint {
-        let mut hash = Sha256::new();
-        for file in [&self.chain, &self.key] {
-            match file {
-                Ok(bytes) => {
-                    hash.update((bytes.len() as u64).to_be_bytes());
-                    hash.update(bytes.as_slice());
-                }
-                Err(error) => {
-                    hash.update(u64::MAX.to_be_bytes());
-                    hash.update(error.to_string());
-                }
-            }
-        }
-        Fingerprint(hash.finalize().into())
+        fingerprint_of([&self.chain, &self.key])
     }
 
     /// Parses and checks them.
@@ -174,7 +161,28 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
         .collect()
 }
 
-fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+/// What tells the content of these files from another.
+pub(super) fn fingerprint_of<'a>(
+    files: impl IntoIterator<Item = &'a io::Result<Zeroizing<Vec<u8>>>>,
+) -> Fingerprint {
+    let mut hash = Sha256::new();
+    for file in files {
+        match file {
+            Ok(bytes) => {
+                hash.update((bytes.len() as u64).to_be_bytes());
+                hash.update(bytes.as_slice());
+            }
+            Err(error) => {
+                hash.update(u64::MAX.to_be_bytes());
+                hash.update(error.to_string());
+            }
+        }
+    }
+    Fingerprint(hash.finalize().into())
+}
+
+/// Reads a file of PEM.
+pub(super) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     // Before it is opened: opening a pipe waits for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -205,13 +213,17 @@ fn malformed(
 }
 
 fn broken_pem(path: &Path, is_key: bool, error: &pem::Error) -> CertificateError {
-    let fault = match error {
+    CertificateError::Pem { path: path.to_owned(), is_key, fault: pem_fault(error) }
+}
+
+/// What is wrong with a PEM file, without its text.
+pub(super) fn pem_fault(error: &pem::Error) -> &'static str {
+    match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no END line",
         pem::Error::IllegalSectionStart { .. } => "a BEGIN line is malformed",
         pem::Error::Base64Decode(_) => "a section is not base64",
         _ => "it can't be decoded",
-    };
-    CertificateError::Pem { path: path.to_owned(), is_key, fault }
+    }
 }
 
 fn parse_chain(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {

@@ -17,10 +17,13 @@ use tokio::runtime::Handle;
 
 use super::{
     blueprint::{CertificateBlueprint, TlsBlueprint},
+    client_auth::Trust,
     config::{CertificateSource, TlsPolicy},
+    files::Fingerprint,
     internal::{AuthorityError, InternalAuthority},
-    policy::{PolicyIdentity, SiteTls},
-    store::{Certificate, CertificateFacts, Timing},
+    policy::{LivePolicy, SiteTls},
+    store::{Certificate, CertificateFacts},
+    watched::Timing,
 };
 use crate::types::{HostPattern, Name};
 
@@ -61,8 +64,7 @@ struct Registry {
     sites: HashMap<SiteKey, Kept, RandomState>,
     bound: usize,
     certificates: HashMap<CertificateKey, Weak<Certificate>, RandomState>,
-    policies: HashMap<TlsPolicy, Weak<PolicyIdentity>, RandomState>,
-    last_version: u64,
+    policies: HashMap<TlsPolicy, Weak<LivePolicy>, RandomState>,
     authority: Option<Arc<InternalAuthority>>,
 }
 
@@ -103,7 +105,7 @@ impl TlsLive {
     /// # Errors
     /// The internal authority can't be opened or made, or the system gives no random numbers.
     pub fn attach(&self, blueprint: TlsBlueprint) -> Result<Arc<SiteTls>, TlsError> {
-        let TlsBlueprint { site, policy, certificate } = blueprint;
+        let TlsBlueprint { site, policy, trust, certificate } = blueprint;
         let mut registry = self.registry();
         let (source, hosts) = match &certificate {
             CertificateBlueprint::Issued { source, hosts } => (source.clone(), hosts.clone()),
@@ -113,13 +115,13 @@ impl TlsLive {
         };
         let key = CertificateKey { source, hosts };
         let certificate = self.certificate(&mut registry, key.clone(), certificate)?;
+        let policy_of = self.policy(&mut registry, &policy, trust);
         let key = SiteKey { site, policy, certificate: key };
         if let Some(kept) = registry.sites.get_mut(&key) {
             kept.unheld_since = None;
             return Ok(kept.tls.clone());
         }
-        let identity = registry.identity(&key.policy);
-        let tls = Arc::new(SiteTls::new(identity, certificate)?);
+        let tls = Arc::new(SiteTls::new(policy_of, certificate)?);
         registry.make_room();
         registry.sites.insert(key, Kept { tls: tls.clone(), unheld_since: None });
         Ok(tls)
@@ -180,6 +182,24 @@ impl TlsLive {
         Ok(certificate)
     }
 
+    /// The policy with what its files say: the present one while anything holds it.
+    fn policy(
+        &self,
+        registry: &mut Registry,
+        policy: &TlsPolicy,
+        trust: Option<(Fingerprint, Trust)>,
+    ) -> Arc<LivePolicy> {
+        if let Some(present) = registry.policies.get(policy).and_then(Weak::upgrade) {
+            if let Some((content, trust)) = trust {
+                present.take(content, trust);
+            }
+            return present;
+        }
+        let live = LivePolicy::new(policy.clone(), trust, &self.handle, self.timing);
+        registry.policies.insert(policy.clone(), Arc::downgrade(&live));
+        live
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -197,17 +217,6 @@ impl Registry {
         }
         let opened = Arc::new(InternalAuthority::open(state_dir, now)?);
         Ok(self.authority.insert(opened).clone())
-    }
-
-    /// The identity of a policy: the present one while anything holds it.
-    fn identity(&mut self, policy: &TlsPolicy) -> Arc<PolicyIdentity> {
-        if let Some(present) = self.policies.get(policy).and_then(Weak::upgrade) {
-            return present;
-        }
-        self.last_version += 1;
-        let identity = Arc::new(PolicyIdentity::new(policy.clone(), self.last_version));
-        self.policies.insert(policy.clone(), Arc::downgrade(&identity));
-        identity
     }
 
     fn make_room(&mut self) {
@@ -228,7 +237,7 @@ impl Registry {
 impl Kept {
     /// Whether a snapshot or a handshake has it; connections hold only its config.
     fn is_held(&self) -> bool {
-        Arc::strong_count(&self.tls) > 1 || Arc::strong_count(&self.tls.config) > 1
+        Arc::strong_count(&self.tls) > 1 || self.tls.is_in_use()
     }
 }
 

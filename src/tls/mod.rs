@@ -1,12 +1,14 @@
 //! TLS towards clients: certificates, the policy of a handshake, the edge's own authority.
 //!
 //! [`compile`] checks what a site asks for and changes nothing; [`TlsLive::attach`] gives the result its live state. A
-//! handshake takes [`SiteTls::config`] of the site that the client named: the listener chooses it. A certificate changes
+//! handshake takes [`SiteTls::handshake`] of the site that the client named: the listener chooses it. A certificate changes
 //! inside that config, so neither a renewal nor a reload ends a connection. The crypto provider is always named, never
 //! the process's default. TLS towards upstreams is not here.
 
 mod blueprint;
 mod certificate_error;
+mod client_auth;
+mod client_certificate;
 mod config;
 mod files;
 #[cfg(test)]
@@ -15,16 +17,21 @@ mod internal;
 mod live;
 mod policy;
 mod store;
+mod watched;
 
 use std::sync::{Arc, LazyLock};
 
 pub use blueprint::{TlsBlueprint, compile};
 pub use certificate_error::CertificateError;
+pub use client_auth::{
+    CertificateHeader, ClientAuth, ClientAuthMode, ExpiredCrl, RawClientAuth, TrustError,
+};
+pub use client_certificate::ClientCertificate;
 pub use config::{CertificateSource, RawCertificate, RawTls, TlsPolicy, TlsPreset};
 pub use files::{CertificateNames, Fingerprint, LoadedCertificate, load_files};
 pub use internal::{AuthorityError, InternalAuthority};
 pub use live::{SiteCertificate, TlsError, TlsLive};
-pub use policy::{PolicyIdentity, SiteTls};
+pub use policy::{Handshake, LivePolicy, PolicyIdentity, SiteTls};
 use rustls::crypto::CryptoProvider;
 pub use store::{Certificate, CertificateFacts};
 

@@ -9,7 +9,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -26,30 +26,11 @@ use super::{
     date,
     files::{Fingerprint, LoadedCertificate, Pair},
     internal::{AuthorityError, InternalAuthority, renew_at},
-    unix_seconds, with_sources,
+    unix_seconds,
+    watched::{Freshness, Offer, Timing, Watched, watch},
+    with_sources,
 };
 use crate::types::HostPattern;
-
-/// How often tasks look.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
-    /// Between two looks at the files.
-    pub(super) poll: Duration,
-    /// Files must be the same for this long: a writer may be half through.
-    pub(super) still: Duration,
-    /// Between two looks at the calendar; also the pause after a failed renewal.
-    pub(super) renewal: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            poll: Duration::from_secs(2),
-            still: Duration::from_millis(250),
-            renewal: Duration::from_hours(1),
-        }
-    }
-}
 
 /// What is known of a certificate that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,25 +53,6 @@ pub struct Certificate {
     task: OnceLock<AbortHandle>,
 }
 
-/// What was made of the source's content so far.
-#[derive(Debug, Default)]
-struct Freshness {
-    taken: Option<Fingerprint>,
-    refused: Option<Fingerprint>,
-    /// Time alone mends what was refused.
-    is_early: bool,
-    last_error: Option<String>,
-}
-
-impl Freshness {
-    fn is_settled(&self, content: Fingerprint) -> bool {
-        if self.taken == Some(content) {
-            return self.refused.is_none();
-        }
-        self.refused == Some(content) && !self.is_early
-    }
-}
-
 impl Certificate {
     /// A certificate from files that were read before; the task looks for newer ones.
     pub(super) fn from_files(
@@ -103,9 +65,9 @@ impl Certificate {
     ) -> Arc<Self> {
         let source = CertificateSource::Files { chain: chain.to_owned(), key: key.to_owned() };
         let certificate = Arc::new(Self::new(source, loaded, Some(content)));
-        let watch =
-            watch_files(Arc::downgrade(&certificate), chain.to_owned(), key.to_owned(), timing);
-        certificate.keep(handle.spawn(watch).abort_handle());
+        let files = (chain.to_owned(), key.to_owned());
+        let watching = watch(Arc::downgrade(&certificate), files, timing);
+        certificate.keep(handle.spawn(watching).abort_handle());
         certificate
     }
 
@@ -144,39 +106,33 @@ impl Certificate {
     /// Takes what was read and found good elsewhere.
     pub(super) fn take(&self, content: Fingerprint, loaded: LoadedCertificate) {
         let mut freshness = self.freshness();
-        if freshness.taken != Some(content) {
+        if !freshness.has_taken(content) {
             info!(names = ?loaded.names.0, not_after = date(loaded.not_after), "certificate replaced");
             self.current.store(Arc::new(loaded));
         }
-        *freshness = Freshness { taken: Some(content), ..Freshness::default() };
+        *freshness = Freshness::of(Some(content));
     }
 
     /// Takes the content of the files if it can be served at `now`, and keeps the old certificate if not.
     pub(super) fn offer(&self, pair: Pair<'_>, now: SystemTime) {
         let content = pair.fingerprint();
-        let was_refused = {
-            let mut freshness = self.freshness();
-            if freshness.is_settled(content) {
-                return;
-            }
-            if freshness.taken == Some(content) {
-                *freshness = Freshness { taken: Some(content), ..Freshness::default() };
+        let offer = self.freshness().offered(content);
+        match offer {
+            Offer::Settled => return,
+            Offer::AsBefore => {
                 info!(source = ?self.source, "certificate files are as before again");
                 return;
             }
-            freshness.refused == Some(content)
-        };
+            Offer::New => {}
+        }
         match pair.load(now) {
             Ok(loaded) => self.take(content, loaded),
             Err(error) => {
+                let is_early = matches!(error, CertificateError::NotYetValid { .. });
                 let text = with_sources(&error);
-                if !was_refused {
+                if self.freshness().refuse(content, text.clone(), is_early) {
                     warn!(error = text, "certificate not replaced; the old one is kept");
                 }
-                let mut freshness = self.freshness();
-                freshness.refused = Some(content);
-                freshness.is_early = matches!(error, CertificateError::NotYetValid { .. });
-                freshness.last_error = Some(text);
             }
         }
     }
@@ -212,7 +168,7 @@ impl Certificate {
         Self {
             source,
             current: ArcSwap::from_pointee(loaded),
-            freshness: Mutex::new(Freshness { taken, ..Freshness::default() }),
+            freshness: Mutex::new(Freshness::of(taken)),
             task: OnceLock::new(),
         }
     }
@@ -228,39 +184,24 @@ impl Certificate {
     }
 }
 
-async fn watch_files(certificate: Weak<Certificate>, chain: PathBuf, key: PathBuf, timing: Timing) {
-    let files = Arc::new((chain, key));
-    // Many certificates should not be read at the same moment.
-    tokio::time::sleep(timing.poll.mul_f64(fastrand::f64())).await;
-    loop {
-        tokio::time::sleep(timing.poll).await;
-        let Some(seen) = fingerprint(&files).await else { continue };
-        match certificate.upgrade() {
-            None => return,
-            Some(certificate) if certificate.freshness().is_settled(seen) => continue,
-            Some(_) => {}
-        }
-        tokio::time::sleep(timing.still).await;
-        let (files, certificate) = (files.clone(), certificate.clone());
-        let offered = tokio::task::spawn_blocking(move || {
-            let pair = Pair::read(&files.0, &files.1);
-            // Changed meanwhile: somebody still writes, the next look is soon enough.
-            if pair.fingerprint() == seen
-                && let Some(certificate) = certificate.upgrade()
-            {
-                certificate.offer(pair, SystemTime::now());
-            }
-        });
-        if offered.await.is_err() {
-            warn!("looking at certificate files was interrupted");
+impl Watched for Certificate {
+    /// Chain and key.
+    type Files = (PathBuf, PathBuf);
+
+    fn fingerprint((chain, key): &Self::Files) -> Fingerprint {
+        Pair::read(chain, key).fingerprint()
+    }
+
+    fn is_settled(&self, content: Fingerprint) -> bool {
+        self.freshness().is_settled(content)
+    }
+
+    fn offer(&self, (chain, key): &Self::Files, seen: Fingerprint) {
+        let pair = Pair::read(chain, key);
+        if pair.fingerprint() == seen {
+            self.offer(pair, SystemTime::now());
         }
     }
-}
-
-async fn fingerprint(files: &Arc<(PathBuf, PathBuf)>) -> Option<Fingerprint> {
-    let files = files.clone();
-    let read = move || Pair::read(&files.0, &files.1).fingerprint();
-    tokio::task::spawn_blocking(read).await.ok()
 }
 
 async fn renew(

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Files that read the wall clock, each with what for. None of them waits, expires or measures by it.
-const CALENDAR: [(&str, &str); 23] = [
+const CALENDAR: [(&str, &str); 25] = [
     ("src/cli/status.rs", "shows how long ago something was"),
     ("src/listener/refusal.rs", "writes the time of a refused request"),
     ("src/listener/stream/mod.rs", "Pingora's digest has a field for it, which nobody reads"),
@@ -31,10 +31,12 @@ const CALENDAR: [(&str, &str); 23] = [
     ("src/telemetry/metrics/mod.rs", "exports points in time"),
     ("src/telemetry/time.rs", "writes points in time"),
     ("src/tls/blueprint.rs", "certificates are valid by the calendar"),
+    ("src/tls/client_auth.rs", "revocation lists are good by the calendar"),
     ("src/tls/files.rs", "certificates are valid by the calendar"),
     ("src/tls/internal.rs", "certificates are valid by the calendar"),
     ("src/tls/live.rs", "certificates are valid by the calendar"),
     ("src/tls/mod.rs", "certificates are valid by the calendar"),
+    ("src/tls/policy.rs", "revocation lists are good by the calendar"),
     ("src/tls/store.rs", "looks every hour whether a certificate is due by the calendar"),
     ("src/upstream/health.rs", "shows since when a verdict holds"),
     ("src/upstream/status.rs", "shows since when a verdict holds"),

@@ -16,6 +16,7 @@ mod harness;
 
 mod access_log;
 mod balance;
+mod client_certificates;
 mod clock;
 mod config;
 mod demo_origin;

@@ -1,6 +1,9 @@
 //! Sites: hosts, certificate, policies, routes, error pages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use http::HeaderValue;
 
@@ -8,7 +11,7 @@ use super::{Context, Names, sent_on, upstreams::Upstreams};
 use crate::{
     config::{ErrorPageConfig, ListenerConfig, RawErrorPage, RawSite, SiteConfig, raw::Raw},
     route::{RawRoute, RespondBody, RouteConfig, default_max_body_bytes},
-    tls::{CertificateSource, TlsPolicy},
+    tls::{CertificateHeader, CertificateSource, RawClientAuth},
     types::{HostPattern, KeyPath, Name, Problems, did_you_mean},
 };
 
@@ -63,15 +66,24 @@ impl Parser<'_> {
             certificate: self.parse_certificate(&hosts),
             hosts,
             listeners: self.site.listeners.clone(),
-            tls: TlsPolicy {
-                preset: self.site.tls.as_ref().and_then(|tls| tls.preset).unwrap_or_default(),
-            },
+            tls: self
+                .site
+                .tls
+                .clone()
+                .unwrap_or_default()
+                .parse(&self.path.key("tls"), self.problems),
+            client_headers: self.client_headers(),
             policies: self.site.policies.clone(),
             routes: self.parse_routes(upstreams),
             error_pages: self.parse_error_pages(),
             max_body_bytes: self.site.max_body.map_or(default_max_body_bytes(), |size| size.0),
             timeouts,
         }
+    }
+
+    fn client_headers(&self) -> Arc<[CertificateHeader]> {
+        let auth = self.site.tls.as_ref().and_then(|tls| tls.client_auth.as_ref());
+        auth.map(RawClientAuth::headers).unwrap_or_default().into()
     }
 
     fn parse_hosts(&mut self) -> Vec<HostPattern> {

@@ -6,7 +6,7 @@ use crate::{
 
 fn try_compile(source: &CertificateSource, hosts: &[&str]) -> (Option<TlsBlueprint>, Problems) {
     let hosts: Vec<HostPattern> = hosts.iter().map(|host| host.parse().unwrap()).collect();
-    let path = KeyPath::of(&["sites", "shop", "certificate"]);
+    let path = KeyPath::of(&["sites", "shop"]);
     let mut problems = Problems::new();
     let site = "shop".parse().unwrap();
     let compiled = compile(&site, source, &hosts, &TlsPolicy::default(), &path, &mut problems);

@@ -6,7 +6,7 @@ use crate::tls::{
     config::CertificateSource,
     fixture::{client, handshake},
     internal::InternalAuthority,
-    store::Timing,
+    watched::Timing,
 };
 
 struct Setting {
@@ -29,8 +29,9 @@ impl Setting {
         let source = CertificateSource::Internal;
         let certificate =
             Certificate::issued(source, hosts, authority, now, &handle, Timing::default()).unwrap();
-        let identity = PolicyIdentity::new(TlsPolicy { preset }, 1);
-        SiteTls::new(Arc::new(identity), certificate).unwrap()
+        let policy = TlsPolicy { preset, ..TlsPolicy::default() };
+        let policy = LivePolicy::new(policy, None, &Handle::current(), Timing::default());
+        SiteTls::new(policy, certificate).unwrap()
     }
 }
 
@@ -44,17 +45,17 @@ async fn clients_that_trust_the_authority_accept_its_leaves() {
     for version in [&TLS12, &TLS13] {
         let client = client(setting.authority.certificate(), &[version]);
         for name in ["shop.test", "a.shop.test", "localhost", "127.0.0.1", "::1"] {
-            let seen = handshake(&site.config, &client, name).await.unwrap();
+            let seen = handshake(&site.handshake().config, &client, name).await.unwrap();
             assert_eq!(seen.version, version.version, "{name}");
             assert_eq!(seen.alpn, b"h2");
         }
         for name in ["other.test", "a.b.shop.test", "127.0.0.2"] {
-            assert!(handshake(&site.config, &client, name).await.is_err(), "{name}");
+            assert!(handshake(&site.handshake().config, &client, name).await.is_err(), "{name}");
         }
     }
     let stranger = Setting::new();
     let client = client(stranger.authority.certificate(), &[&TLS13]);
-    assert!(handshake(&site.config, &client, "shop.test").await.is_err());
+    assert!(handshake(&site.handshake().config, &client, "shop.test").await.is_err());
 }
 
 #[tokio::test]
@@ -63,11 +64,11 @@ async fn modern_refuses_what_intermediate_takes() {
     let old = client(setting.authority.certificate(), &[&TLS12]);
     let new = client(setting.authority.certificate(), &[&TLS13]);
     let modern = setting.site(TlsPreset::Modern, &["a.test"]);
-    assert!(handshake(&modern.config, &old, "a.test").await.is_err());
-    let seen = handshake(&modern.config, &new, "a.test").await.unwrap();
+    assert!(handshake(&modern.handshake().config, &old, "a.test").await.is_err());
+    let seen = handshake(&modern.handshake().config, &new, "a.test").await.unwrap();
     assert_eq!(seen.version, ProtocolVersion::TLSv1_3);
     let intermediate = setting.site(TlsPreset::Intermediate, &["a.test"]);
-    assert!(handshake(&intermediate.config, &old, "a.test").await.is_ok());
+    assert!(handshake(&intermediate.handshake().config, &old, "a.test").await.is_ok());
 }
 
 #[tokio::test]
@@ -78,11 +79,11 @@ async fn a_ticket_is_good_at_its_own_site_only() {
     for version in [&TLS12, &TLS13] {
         // The client asks both under one name: only the ticket keys tell them apart.
         let client = client(setting.authority.certificate(), &[version]);
-        let first = handshake(&site.config, &client, "a.test").await.unwrap();
+        let first = handshake(&site.handshake().config, &client, "a.test").await.unwrap();
         assert_eq!(first.kind, HandshakeKind::Full);
-        let second = handshake(&site.config, &client, "a.test").await.unwrap();
+        let second = handshake(&site.handshake().config, &client, "a.test").await.unwrap();
         assert_eq!(second.kind, HandshakeKind::Resumed, "{:?}", version.version);
-        let elsewhere = handshake(&other.config, &client, "a.test").await.unwrap();
+        let elsewhere = handshake(&other.handshake().config, &client, "a.test").await.unwrap();
         assert_eq!(elsewhere.kind, HandshakeKind::Full, "{:?}", version.version);
     }
 }
@@ -90,22 +91,22 @@ async fn a_ticket_is_good_at_its_own_site_only() {
 #[tokio::test]
 async fn every_suite_has_forward_secrecy_and_aead_and_nothing_comes_early() {
     let site = Setting::new().site(TlsPreset::Intermediate, &["a.test"]);
-    let provider = site.config.crypto_provider();
+    let given = site.handshake();
+    let provider = given.config.crypto_provider();
     assert!(!provider.cipher_suites.is_empty());
     for suite in &provider.cipher_suites {
         let name = format!("{:?}", suite.suite());
         assert!(name.starts_with("TLS13_") || name.starts_with("TLS_ECDHE_"), "{name}");
         assert!(name.contains("GCM") || name.contains("CHACHA20"), "{name}");
     }
-    assert_eq!(site.config.max_early_data_size, 0);
-    assert_eq!(site.config.ticketer.lifetime(), 12 * 60 * 60);
+    assert_eq!(site.handshake().config.max_early_data_size, 0);
+    assert_eq!(site.handshake().config.ticketer.lifetime(), 12 * 60 * 60);
 }
 
 #[test]
-fn identities_are_compared_by_policy_and_version() {
-    let identity = |preset, version| PolicyIdentity::new(TlsPolicy { preset }, version);
-    let this = identity(TlsPreset::Modern, 1);
-    assert_eq!(this, identity(TlsPreset::Modern, 1));
-    assert_ne!(this, identity(TlsPreset::Modern, 2));
-    assert_ne!(this, identity(TlsPreset::Intermediate, 1));
+fn each_making_of_a_policy_is_another_version() {
+    let identity = |preset| PolicyIdentity::new(TlsPolicy { preset, ..TlsPolicy::default() });
+    let this = identity(TlsPreset::Modern);
+    assert_eq!(this, this.clone());
+    assert_ne!(this, identity(TlsPreset::Modern));
 }

@@ -158,6 +158,20 @@ impl Tls {
         Ok(Handshake::of(&connection))
     }
 
+    /// What a client is refused with: in its handshake, or behind it, where TLS 1.3 tells of a client's certificate.
+    pub fn refusal(&self, address: &str) -> String {
+        let mut socket = TcpStream::connect(address).expect("a listener");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("an option");
+        let mut connection = self.connection(address);
+        loop {
+            match connection.complete_io(&mut socket) {
+                Ok((0, 0)) => return "nothing".to_owned(),
+                Ok(_) => {}
+                Err(error) => return error.to_string(),
+            }
+        }
+    }
+
     /// The first message of a handshake, as one record.
     pub fn client_hello(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
