@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -20,7 +20,7 @@ use rustls::{
     ServerConfig, SupportedProtocolVersion,
     compress::CompressionCache,
     crypto::ring::Ticketer,
-    server::{NoServerSessionStorage, danger::ClientCertVerifier},
+    server::NoServerSessionStorage,
     version::{TLS12, TLS13},
 };
 use tokio::{runtime::Handle, task::AbortHandle};
@@ -53,7 +53,9 @@ pub struct LivePolicy {
 
 struct InForce {
     identity: Arc<PolicyIdentity>,
-    verifier: Option<Arc<dyn ClientCertVerifier>>,
+    trust: Option<Trust>,
+    /// It was told that a revocation list is past its time.
+    has_told: AtomicBool,
 }
 
 /// The TLS of a site: kept over reloads that change nothing of it, so that tickets stay good.
@@ -101,7 +103,8 @@ impl LivePolicy {
         let watched = policy.client_auth.clone();
         let in_force = InForce {
             identity: Arc::new(PolicyIdentity::new(policy)),
-            verifier: trust.map(|trust| trust.verifier),
+            trust,
+            has_told: AtomicBool::new(false),
         };
         let live = Arc::new(Self {
             in_force: ArcSwap::from_pointee(in_force),
@@ -129,7 +132,8 @@ impl LivePolicy {
             let policy = self.in_force.load().identity.policy.clone();
             let identity = Arc::new(PolicyIdentity::new(policy));
             info!(version = identity.version, "client authorities or revocation lists replaced");
-            self.in_force.store(Arc::new(InForce { identity, verifier: Some(trust.verifier) }));
+            let has_told = AtomicBool::new(false);
+            self.in_force.store(Arc::new(InForce { identity, trust: Some(trust), has_told }));
         }
         *freshness = Freshness::of(Some(content));
     }
@@ -150,6 +154,17 @@ impl Watched for LivePolicy {
         self.freshness().is_settled(content)
     }
 
+    /// Tells once of a revocation list that is past its time.
+    fn age(&self) {
+        let in_force = self.in_force.load();
+        if let (Some(auth), Some(trust)) = (&in_force.identity.policy.client_auth, &in_force.trust)
+            && trust.has_expired(SystemTime::now())
+            && !in_force.has_told.swap(true, Ordering::Relaxed)
+        {
+            tell_of_expired(auth, trust);
+        }
+    }
+
     fn offer(&self, auth: &ClientAuth, seen: Fingerprint) {
         let files = TrustFiles::read(auth);
         let content = files.fingerprint();
@@ -166,10 +181,7 @@ impl Watched for LivePolicy {
             Offer::New => {}
         }
         match files.load() {
-            Ok(trust) => {
-                warn_of_expired(auth, &trust);
-                self.take(content, trust);
-            }
+            Ok(trust) => self.take(content, trust),
             Err(error) => {
                 let text = with_sources(&error);
                 if self.freshness().refuse(content, text.clone(), false) {
@@ -181,10 +193,7 @@ impl Watched for LivePolicy {
 }
 
 /// A revocation list past its time is a fault of whoever should publish it, and stops or endangers everybody.
-fn warn_of_expired(auth: &ClientAuth, trust: &Trust) {
-    if !trust.has_expired(SystemTime::now()) {
-        return;
-    }
+fn tell_of_expired(auth: &ClientAuth, trust: &Trust) {
     let until = trust.crl_until.map(date).unwrap_or_default();
     let crl = auth.crl.as_deref().unwrap_or(&auth.ca).display();
     match auth.expired_crl {
@@ -260,8 +269,8 @@ impl Handshake {
         let identity = policy.identity.clone();
         let config = ServerConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(versions(identity.policy.preset))?;
-        let config = match &policy.verifier {
-            Some(verifier) => config.with_client_cert_verifier(verifier.clone()),
+        let config = match &policy.trust {
+            Some(trust) => config.with_client_cert_verifier(trust.verifier.clone()),
             None => config.with_no_client_auth(),
         };
         let mut config = config.with_cert_resolver(certificate.clone());

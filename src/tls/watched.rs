@@ -101,8 +101,11 @@ pub(super) trait Watched: Send + Sync + 'static {
     /// What the files hold now. Blocks.
     fn fingerprint(files: &Self::Files) -> Fingerprint;
 
-    /// Whether there is nothing to do about this content.
+    /// Whether there is nothing to do about this content. Asked at each look.
     fn is_settled(&self, content: Fingerprint) -> bool;
+
+    /// What time alone changes. Called at each look.
+    fn age(&self) {}
 
     /// Reads the files again and deals with them if they still hold what was `seen`. Blocks.
     fn offer(&self, files: &Self::Files, seen: Fingerprint);
@@ -122,8 +125,12 @@ pub(super) async fn watch<T: Watched>(watched: Weak<T>, files: T::Files, timing:
         let Ok(seen) = read.await else { continue };
         match watched.upgrade() {
             None => return,
-            Some(watched) if watched.is_settled(seen) => continue,
-            Some(_) => {}
+            Some(watched) => {
+                watched.age();
+                if watched.is_settled(seen) {
+                    continue;
+                }
+            }
         }
         tokio::time::sleep(timing.still).await;
         let (files, watched) = (files.clone(), watched.clone());

@@ -209,7 +209,11 @@ fn a_list_that_is_past_its_time_shuts_out_or_is_believed_as_the_setting_says() {
     let setting = Setting::new();
     setting.revoke(&[9], SystemTime::now() - DAY);
     let crl = "crl = \"{folder}/clients.crl\"";
-    let edge = setting.start(&setting.asking(crl));
+    let edge = Edge::spawn(&[&setting.origin], &setting.asking(crl));
+    assert_eventually!(
+        edge.logs().contains("a revocation list is past its time"),
+        within Duration::from_secs(10)
+    );
     let ann = setting.issue(1);
     assert!(to(&edge, Tls::any().identity(&ann), "a.test").get("/").try_send().is_err());
     edge.reload_with(&setting.asking(&format!("{crl}, expired_crl = \"accept\""))).unwrap();
