@@ -37,7 +37,7 @@ use super::{
     networks::{Counted, Networks, client_network},
     peeked::{ClientSocket, Peeked},
     preface::sniff,
-    proxy_header,
+    proxy_header, refusal,
     socket::BoundSocket,
     stream::{ClientStream, Parts, Spoken},
 };
@@ -45,8 +45,11 @@ use crate::{
     config::{ListenerConfig, ListenerLimits, ListenerProtocol},
     proxy::{Arrival, ConnectionInfo, Ending, TlsFacts, send_on},
     snapshot::Tunnel,
-    telemetry::metrics::{
-        ConnectionRefused, HandshakeFailure, HeadRefused, ListenerMetrics, OpenConnection,
+    telemetry::{
+        AccessLog,
+        metrics::{
+            ConnectionRefused, HandshakeFailure, HeadRefused, ListenerMetrics, OpenConnection,
+        },
     },
     types::{Name, ProxyHeader},
 };
@@ -55,7 +58,7 @@ use crate::{
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// Bytes of a client's first message that are remembered where it may have to be sent on. Those of today have two kilobytes.
-const MAX_CLIENT_HELLO: usize = 16 << 10;
+pub(super) const MAX_CLIENT_HELLO: usize = 16 << 10;
 
 /// What all sockets of one listener share.
 pub(super) struct Gate {
@@ -166,6 +169,14 @@ impl Gate {
                 .map(Some)
                 .map_err(|_| ConnectionRefused::ClientLimit),
             _ => Ok(None),
+        }
+    }
+
+    /// The access log of the present configuration, or of the last one for a listener that is gone.
+    fn access_log(&self) -> Option<Arc<AccessLog>> {
+        match self.ending.last.load_full() {
+            Some(last) => last.access_log.clone(),
+            None => (self.choosers.access_log)(),
         }
     }
 
@@ -427,6 +438,9 @@ async fn open<'a, S: ClientSocket>(
             Err(error) => {
                 debug!(listener = %config.name, %error, "no PROXY header");
                 metrics.refused(ConnectionRefused::ProxyHeader);
+                if let Some(log) = gate.access_log() {
+                    refusal::log_proxy_header(&log, &config.name, accepted.client);
+                }
                 return None;
             }
         }

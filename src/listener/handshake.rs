@@ -4,7 +4,7 @@ use std::{io, net::IpAddr, sync::Arc};
 
 use pingora_core::protocols::tls::SslDigest;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
 use super::peeked::Peeked;
 
@@ -57,10 +57,7 @@ pub(super) async fn shake<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let accepting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
-    let mut start = accepting.await.map_err(|error| reason(&error, HandshakeFailure::NotTls))?;
-    let server_name =
-        start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into_boxed_str());
+    let (mut start, server_name) = greet(io).await?;
     let site = match choose(server_name.as_deref(), local) {
         TlsChoice::Use(site) => site,
         TlsChoice::Passthrough(tunnel) => {
@@ -94,6 +91,19 @@ where
     let policy = Arc::clone(&given.identity);
     let facts = TlsFacts { policy, server_name, version: version_text, client };
     Ok(Greeted::Shaken(Box::new(Shaken { stream, facts, digest, version, is_http2 })))
+}
+
+/// The client's first message, and the name that it asks for, lower case.
+pub(super) async fn greet<S>(
+    io: Peeked<S>,
+) -> Result<(StartHandshake<Peeked<S>>, Option<Box<str>>), HandshakeFailure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let accepting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), io);
+    let start = accepting.await.map_err(|error| reason(&error, HandshakeFailure::NotTls))?;
+    let name = start.client_hello().server_name().map(str::to_ascii_lowercase);
+    Ok((start, name.map(String::into_boxed_str)))
 }
 
 /// The reason behind an error of rustls, as it is counted.

@@ -5,6 +5,7 @@
 
 mod accept;
 mod calm;
+pub mod fuzz;
 mod gathered;
 mod guarded;
 mod handshake;

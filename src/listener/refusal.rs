@@ -1,11 +1,14 @@
 //! What a client gets whose request is refused before Pingora sees it, and the line that is logged of it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     framing::Fault,
     proxy::{ConnectionInfo, new_request_id},
-    telemetry::{AccessLog, Entry},
+    telemetry::{AccessLog, Entry, metrics::ConnectionRefused},
 };
 
 /// Bytes of a request line that are logged.
@@ -76,6 +79,20 @@ pub(super) fn log(log: &AccessLog, connection: &ConnectionInfo, refused: &Refuse
         status: refused.status,
         duration: refused.took,
         error: Some(refused.fault.label()),
+        ..Entry::at(SystemTime::now())
+    });
+}
+
+/// Writes the access log's line of a connection that was refused for its PROXY header. Its peer is one that the header was
+/// believed from, so that nobody else can fill the log.
+pub(super) fn log_proxy_header(log: &AccessLog, listener: &str, peer: Option<SocketAddr>) {
+    if !log.takes(0, true, Duration::ZERO) {
+        return;
+    }
+    log.write(&Entry {
+        client: peer.map(|address| address.ip()),
+        listener: Some(listener),
+        error: Some(ConnectionRefused::ProxyHeader.label()),
         ..Entry::at(SystemTime::now())
     });
 }

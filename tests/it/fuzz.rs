@@ -1,5 +1,7 @@
 //! The corpus of `tests/fuzz`, replayed: what the fuzzers have found stays found.
 
+#[path = "../fuzz/checks/client_hello.rs"]
+mod client_hello;
 #[path = "../fuzz/checks/config_text.rs"]
 mod config_text;
 #[path = "../fuzz/checks/path.rs"]
@@ -45,6 +47,11 @@ fn proxy_headers_are_read_in_one_way() {
 #[test]
 fn heads_of_requests_are_judged_alike_however_they_are_cut() {
     assert!(replay("tests/fuzz/corpus/request_head", "*", request_head::check) >= 20);
+}
+
+#[test]
+fn first_messages_of_tls_ask_for_one_name() {
+    assert!(replay("tests/fuzz/corpus/client_hello", "*", client_hello::check) >= 15);
 }
 
 /// A check that holds for everything would find nothing.

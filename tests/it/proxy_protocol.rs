@@ -200,6 +200,8 @@ fn who_must_send_a_header_and_does_not_is_closed_and_counted() {
         assert!(raw.is_closed_within(SOON), "{start:?}");
     }
     assert_eventually!(refused(&edge) == 6.0);
+    let logged = || edge.access_log().iter().filter(|line| line["error"] == "proxy_header").count();
+    assert_eventually!(logged() == 6);
     assert_eq!(origin.requests(), 0);
     assert_eventually!(edge.metric("tidegate_connections", [("listener", "http")]) == 0.0);
 }
