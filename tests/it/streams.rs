@@ -6,10 +6,31 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
     assert_eventually,
-    harness::{Client, Edge, Origin, Tls, origin::EchoMessage},
+    harness::{
+        Client, Edge, Origin, RawOrigin, Tls,
+        origin::{EchoMessage, Step},
+    },
 };
 
 const SOON: Duration = Duration::from_secs(5);
+/// A site whose paths `/begun` and `/bare` have an endpoint each.
+const TWO: &str = r#"
+    [listeners.http]
+    address = "127.0.0.1:0"
+    [listeners.https]
+    address = "127.0.0.1:0"
+    tls = true
+    [sites.test]
+    hosts = ["localhost", "127.0.0.1"]
+    listeners = ["http", "https"]
+    certificate = { internal = true }
+    [sites.test.routes.begun]
+    path = "/begun"
+    endpoints = ["{0}"]
+    [sites.test.routes.bare]
+    path = "/bare"
+    endpoints = ["{1}"]
+    "#;
 
 fn message(text: &str, count: u32, pause_millis: u32) -> EchoMessage {
     EchoMessage { text: text.to_owned(), count, pause_millis }
@@ -167,6 +188,24 @@ const GRPC: &str = r#"
     endpoints = ["{0}"]
     protocol = "http2"
 "#;
+
+#[test]
+fn the_beginning_of_an_answer_does_not_wait_for_its_end() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n";
+    let late = || Step::Pause(Duration::from_mins(1));
+    let begun = RawOrigin::playing(vec![Step::Write(format!("{head}begin").into()), late()]);
+    let bare = RawOrigin::playing(vec![Step::Write(head.into()), late()]);
+    let edge = Edge::start(&[&begun.address(), &bare.address()], TWO);
+    for client in both(&edge).map(|client| client.timeout(SOON)) {
+        let mut opened = client.get("/begun").open().unwrap();
+        assert_eq!(opened.next(SOON).unwrap().unwrap(), "begin");
+        assert_eq!(client.get("/bare").open().unwrap().status, 200);
+    }
+    // Nor where another request waits behind it.
+    let mut raw = edge.raw();
+    raw.send("GET /bare HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(2));
+    assert!(raw.read_head(SOON).unwrap().starts_with("HTTP/1.1 200 "));
+}
 
 #[test]
 fn grpc_calls_streams_and_trailers_pass_over_tls_and_h2c() {
