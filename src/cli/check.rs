@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use crate::{
     config::{self, Config, Report},
     snapshot::{self, Leniency},
+    tls::ClientAuthMode,
     types::Problems,
 };
 
@@ -74,10 +75,14 @@ const SHOWN_ROUTES: usize = 20;
 
 /// Routes that nobody has to identify for: site, route.
 fn open_routes(config: &Config) -> Vec<String> {
-    // This version has no identity policy, so that all of them are open.
+    // This version has no identity policy: only a required certificate tells who a client is.
     config
         .sites
         .iter()
+        .filter(|site| {
+            let auth = site.tls.client_auth.as_ref();
+            auth.is_none_or(|auth| auth.mode != ClientAuthMode::Require)
+        })
         .flat_map(|site| {
             site.routes.iter().map(move |route| format!("{}.{}", site.name, route.name))
         })
@@ -118,7 +123,7 @@ fn print_text(file: &Path, report: &Report, config: Option<&Config>) {
         file.display(),
         count(config.listeners.len(), "listener"),
         count(config.sites.len(), "site"),
-        count(routes.len(), "route"),
+        count(config.sites.iter().map(|site| site.routes.len()).sum(), "route"),
         count(config.upstreams.len(), "upstream"),
     );
     if !routes.is_empty() {

@@ -301,3 +301,21 @@ fn mistakes_are_told_with_their_place() {
         assert!(refused.contains("sites.a"), "{refused}");
     }
 }
+
+#[test]
+fn only_routes_whose_clients_must_show_a_certificate_are_not_open() {
+    let setting = Setting::new();
+    let check = |text: &str| {
+        let edge = setting.start(text);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(["check", "--format", "json"])
+            .arg(edge.config_path())
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["routes_without_identity"].clone()
+    };
+    assert_eq!(check(&setting.asking("")), serde_json::json!(["b.default"]));
+    let optional = check(&setting.asking("mode = \"optional\""));
+    assert_eq!(optional, serde_json::json!(["a.default", "b.default"]));
+}
