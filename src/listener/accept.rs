@@ -45,11 +45,8 @@ use crate::{
     config::{ListenerConfig, ListenerLimits, ListenerProtocol},
     proxy::{Arrival, ConnectionInfo, Ending, TlsFacts, send_on},
     snapshot::Tunnel,
-    telemetry::{
-        AccessLog,
-        metrics::{
-            ConnectionRefused, HandshakeFailure, HeadRefused, ListenerMetrics, OpenConnection,
-        },
+    telemetry::metrics::{
+        ConnectionRefused, HandshakeFailure, HeadRefused, ListenerMetrics, OpenConnection,
     },
     types::{Name, ProxyHeader},
 };
@@ -169,14 +166,6 @@ impl Gate {
                 .map(Some)
                 .map_err(|_| ConnectionRefused::ClientLimit),
             _ => Ok(None),
-        }
-    }
-
-    /// The access log of the present configuration, or of the last one for a listener that is gone.
-    fn access_log(&self) -> Option<Arc<AccessLog>> {
-        match self.ending.last.load_full() {
-            Some(last) => last.access_log.clone(),
-            None => (self.choosers.access_log)(),
         }
     }
 
@@ -438,7 +427,8 @@ async fn open<'a, S: ClientSocket>(
             Err(error) => {
                 debug!(listener = %config.name, %error, "no PROXY header");
                 metrics.refused(ConnectionRefused::ProxyHeader);
-                if let Some(log) = gate.access_log() {
+                let log = refusal::access_log(&gate.ending, &gate.choosers.access_log);
+                if let Some(log) = log {
                     refusal::log_proxy_header(&log, &config.name, accepted.client);
                 }
                 return None;

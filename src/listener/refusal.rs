@@ -2,12 +2,14 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use super::AccessLogs;
 use crate::{
     framing::Fault,
-    proxy::{ConnectionInfo, new_request_id},
+    proxy::{ConnectionInfo, Ending, new_request_id},
     telemetry::{AccessLog, Entry, metrics::ConnectionRefused},
 };
 
@@ -57,6 +59,14 @@ pub(super) struct Refused<'a> {
     pub(super) head: &'a [u8],
     /// From its first byte.
     pub(super) took: Duration,
+}
+
+/// The access log of the configuration in force, or of the last one for a listener that is gone.
+pub(super) fn access_log(ending: &Ending, present: &AccessLogs) -> Option<Arc<AccessLog>> {
+    match ending.last.load_full() {
+        Some(last) => last.access_log.clone(),
+        None => present(),
+    }
 }
 
 /// Writes the access log's line of a refused request.

@@ -101,7 +101,7 @@ fn set_certificate(
     headers: &[CertificateHeader],
 ) {
     // Nearly every request has none of them, and a look costs less than the removals.
-    if request.headers.keys().any(|name| CERTIFICATE_NAMES.contains(&name.as_str())) {
+    if request.headers.keys().any(|name| tells_of_certificate(name.as_str())) {
         for name in CERTIFICATE_NAMES {
             request.remove_header(name);
         }
@@ -112,6 +112,11 @@ fn set_certificate(
             set(request, certificate_name(*header), Some(value.clone()));
         }
     }
+}
+
+fn tells_of_certificate(name: &str) -> bool {
+    // As for aliases: most names are told apart by their first byte.
+    matches!(name.as_bytes().first(), Some(b'c' | b'x')) && CERTIFICATE_NAMES.contains(&name)
 }
 
 fn certificate_name(header: CertificateHeader) -> &'static HeaderName {

@@ -171,6 +171,7 @@ fn proxy_of(service: Service<Proxy>) -> Proxy {
 #[async_trait]
 impl Serve for Engine {
     async fn serve(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        // Every connection of a listener has one.
         let digest = stream.get_proxy_digest();
         let Some(connection) = digest.as_deref().and_then(ConnectionInfo::of_proxy_digest) else {
             return;

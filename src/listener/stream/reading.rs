@@ -64,9 +64,7 @@ impl<S> ClientStream<S> {
 
     /// Writes the line of a refused request.
     pub(super) fn log(&self, refused: &Refused<'_>) {
-        let last = self.info.ending().last.load_full();
-        let log = last.map_or_else(|| (self.access_log)(), |last| last.access_log.clone());
-        if let Some(log) = log {
+        if let Some(log) = refusal::access_log(self.info.ending(), &self.access_log) {
             refusal::log(&log, &self.info, refused);
         }
     }
