@@ -135,6 +135,8 @@ pub(crate) enum Series {
     Handshakes,
     /// A new connection with a resumed TLS 1.3 session for each request.
     Resumed,
+    /// As `handshakes`, with the hybrid key exchange X25519MLKEM768.
+    Hybrid,
     /// As `plain`, with an access log that is written to a file.
     Logged,
     /// As `plain`, over three endpoints of which one is slow, balanced by the fewest requests in flight.
@@ -143,12 +145,12 @@ pub(crate) enum Series {
 
 impl Series {
     pub(crate) fn is_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Http2 | Self::Handshakes | Self::Resumed)
+        matches!(self, Self::Tls | Self::Http2) || self.is_handshakes()
     }
 
     /// Whether each request is a connection of its own.
     pub(crate) fn is_handshakes(self) -> bool {
-        matches!(self, Self::Handshakes | Self::Resumed)
+        matches!(self, Self::Handshakes | Self::Resumed | Self::Hybrid)
     }
 
     /// What is counted.
@@ -163,6 +165,7 @@ impl Series {
             Self::Http2 => "http2: HTTP/2 over TLS 1.3",
             Self::Handshakes => "handshakes: full TLS 1.3 handshake for each request",
             Self::Resumed => "resumed: resumed TLS 1.3 session for each request",
+            Self::Hybrid => "hybrid: full TLS 1.3 handshake by X25519MLKEM768 for each request",
             Self::Logged => "logged: as plain, with an access log",
             Self::Slow => "slow: three endpoints (50 ms, 1 ms, 1 ms), fewest requests in flight",
         }

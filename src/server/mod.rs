@@ -48,6 +48,7 @@ use crate::{
     listener::{Inherited, Role},
     snapshot::{AttachError, Live},
     telemetry::{logging::Logging, metrics::Metrics},
+    tls,
     types::{ListenAddress, SecretSource},
     upstream::Upstream,
 };
@@ -157,6 +158,7 @@ impl Edge {
         let Prepared { options, compiled, broken, builder, changed, watcher, mut inherited } =
             prepared;
         tell(&options, &compiled, broken.as_ref());
+        tls::install_provider();
         let Compiled { loaded, blueprint, .. } = compiled;
         let control = runtime::Builder::new_multi_thread()
             .worker_threads(1)

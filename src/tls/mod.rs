@@ -35,10 +35,17 @@ pub use policy::{Handshake, LivePolicy, PolicyIdentity, SiteTls};
 use rustls::crypto::CryptoProvider;
 pub use store::{Certificate, CertificateFacts};
 
-/// The cryptography behind every handshake and key here: ring, whose suites are all forward secret and AEAD.
+/// Makes our provider the process's default, which Pingora asks for its connections to endpoints. Before the first of them.
+pub fn install_provider() {
+    // Another edge of this process was first, with the same one.
+    drop(CryptoProvider::install_default(CryptoProvider::clone(provider())));
+}
+
+/// The cryptography behind every handshake and key here: aws-lc-rs, whose suites are all forward secret and AEAD, and
+/// which offers the hybrid post-quantum key exchange X25519MLKEM768 first.
 fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
     &PROVIDER
 }
 

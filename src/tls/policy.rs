@@ -19,7 +19,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     compress::CompressionCache,
-    crypto::ring::Ticketer,
+    crypto::aws_lc_rs::Ticketer,
     server::NoServerSessionStorage,
     version::{TLS12, TLS13},
 };

@@ -149,7 +149,7 @@ impl TlsOrigin {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let issued = rcgen::generate_simple_self_signed(names).unwrap();
         let key = PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -79,6 +79,8 @@ impl Contestant {
             (Self::Direct, _) => series == Series::Plain,
             // Pingora has neither an access log nor a balancing by requests in flight.
             (Self::Bare, Series::Logged | Series::Slow) => false,
+            // The others' TLS libraries, as Debian has them and as Pingora uses it, can't do it.
+            (_, Series::Hybrid) => self == Self::Tidegate,
             _ => true,
         }
     }

@@ -1,5 +1,5 @@
 //! Connections of the client. It settles what of TLS is used, so that it is the same for all: TLS 1.3,
-//! `TLS_AES_128_GCM_SHA256`, X25519, as browsers do.
+//! `TLS_AES_128_GCM_SHA256`, X25519 but where the hybrid exchange is what is measured.
 
 use std::{cell::Cell, io, net::SocketAddr, sync::Arc};
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore,
     client::Resumption,
-    crypto::{CryptoProvider, ring},
+    crypto::{CryptoProvider, aws_lc_rs},
     version::TLS13,
 };
 use rustls_pki_types::ServerName;
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Load, Protocol};
+use super::{Handshake, Load, Protocol};
 use crate::certificate::HOST;
 
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin {}
@@ -35,27 +35,30 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(load: &Load) -> Result<Self> {
-        let (alpn, resume) = match load.protocol {
+        let (alpn, handshake) = match load.protocol {
             Protocol::Http1 => {
                 return Ok(Self { target: load.target, tls: None, resumed: Cell::new(0) });
             }
-            Protocol::Http1Tls => ("http/1.1", false),
-            Protocol::Http2 => ("h2", false),
-            Protocol::Handshake { resume } => ("http/1.1", resume),
+            Protocol::Http1Tls => ("http/1.1", Handshake::Full),
+            Protocol::Http2 => ("h2", Handshake::Full),
+            Protocol::Handshake(handshake) => ("http/1.1", handshake),
         };
         let mut roots = RootCertStore::empty();
         roots.add(load.trusted.clone().context("TLS without a certificate")?)?;
         let provider = CryptoProvider {
-            cipher_suites: vec![ring::cipher_suite::TLS13_AES_128_GCM_SHA256],
-            kx_groups: vec![ring::kx_group::X25519],
-            ..ring::default_provider()
+            cipher_suites: vec![aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256],
+            kx_groups: vec![match handshake {
+                Handshake::Hybrid => aws_lc_rs::kx_group::X25519MLKEM768,
+                Handshake::Full | Handshake::Resumed => aws_lc_rs::kx_group::X25519,
+            }],
+            ..aws_lc_rs::default_provider()
         };
         let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-        if !resume {
+        if handshake != Handshake::Resumed {
             config.resumption = Resumption::disabled();
         }
         let tls = Some((TlsConnector::from(Arc::new(config)), ServerName::try_from(HOST)?));

@@ -35,9 +35,18 @@ pub(crate) enum Protocol {
     Http1Tls,
     Http2,
     /// A connection for each request.
-    Handshake {
-        resume: bool,
-    },
+    Handshake(Handshake),
+}
+
+/// What begins each of many connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// All of it, by X25519.
+    Full,
+    /// With the session of an earlier one.
+    Resumed,
+    /// All of it, by X25519MLKEM768.
+    Hybrid,
 }
 
 /// When a request is made.
@@ -116,7 +125,7 @@ impl Load {
         let resumed: u64 = connectors.iter().map(|connector| connector.resumed()).sum();
         let failure = match self.protocol {
             // The first handshake of each client is a full one.
-            Protocol::Handshake { resume: true } if resumed * 10 < totals.answered * 9 => {
+            Protocol::Handshake(Handshake::Resumed) if resumed * 10 < totals.answered * 9 => {
                 Some(format!("{resumed} of {} sessions were resumed", totals.answered))
             }
             _ => totals.failure,

@@ -12,6 +12,8 @@ use crate::{
 const CPU_TO_NGINX: f64 = 1.6;
 /// CPU of a request, in parts of the bare proxy's.
 const CPU_TO_BARE: f64 = 1.15;
+/// CPU of a handshake, in parts of nginx's.
+const HANDSHAKE_TO_NGINX: f64 = 0.95;
 /// Milliseconds that are added to p95 at 30 % load.
 const ADDED_P95_MS: f64 = 1.0;
 /// p95 over a slow endpoint, in parts of another proxy's; so much is noise.
@@ -31,14 +33,18 @@ pub(crate) fn verdicts(series: &[SeriesResult]) -> Vec<Verdict> {
         let found = series.iter().find(|result| result.series == wanted)?;
         found.contestants.iter().find(|result| result.contestant == contestant)
     };
-    let cpu =
-        |contestant| Some(of(Series::Plain, contestant)?.full.as_ref()?.cpu_seconds_per_10k.median);
+    let cpu_of = |series, contestant| {
+        Some(of(series, contestant)?.full.as_ref()?.cpu_seconds_per_10k.median)
+    };
+    let cpu = |contestant| cpu_of(Series::Plain, contestant);
     let slow_p95 = |contestant| Some(of(Series::Slow, contestant)?.fixed.as_ref()?.p95_ms.median);
     let added = of(Series::Plain, Contestant::Tidegate)
         .and_then(|result| Some(result.quiet.as_ref()?.added_p95_ms.median));
     let ratio = |value: Option<f64>, to: Option<f64>| Some(value? / to?);
     let own_cpu = cpu(Contestant::Tidegate);
     let own_p95 = slow_p95(Contestant::Tidegate);
+    let handshake =
+        |series| ratio(cpu_of(series, Contestant::Tidegate), cpu_of(series, Contestant::Nginx));
     [
         ("CPU of a plain request / nginx's", ratio(own_cpu, cpu(Contestant::Nginx)), CPU_TO_NGINX),
         (
@@ -46,6 +52,8 @@ pub(crate) fn verdicts(series: &[SeriesResult]) -> Vec<Verdict> {
             ratio(own_cpu, cpu(Contestant::Bare)),
             CPU_TO_BARE,
         ),
+        ("CPU of a full handshake / nginx's", handshake(Series::Handshakes), HANDSHAKE_TO_NGINX),
+        ("CPU of a resumed handshake / nginx's", handshake(Series::Resumed), HANDSHAKE_TO_NGINX),
         ("p95 added at 30 % load, ms", added, ADDED_P95_MS),
         ("p95 with a slow endpoint / nginx's", ratio(own_p95, slow_p95(Contestant::Nginx)), LEVEL),
         (

@@ -13,13 +13,13 @@ use rcgen::{
 };
 use rustls::{
     ServerConfig,
-    crypto::{CryptoProvider, ring},
+    crypto::{CryptoProvider, aws_lc_rs},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// The crypto provider, given explicitly everywhere: no test depends on a process-wide default.
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
+    Arc::new(aws_lc_rs::default_provider())
 }
 
 /// An authority that lives for one test.
