@@ -17,6 +17,15 @@ if [ "${1:-build}" = test ]; then
   need curl curl
   need h2load nghttp2-client
   need nghttp nghttp2-client
+  # Let's Encrypt's test authority, and a name server that takes dynamic updates for its dns-01 challenges.
+  need pebble pebble
+  need pebble-challtestsrv pebble
+  need knotd knot
+  need knsupdate knot-dnsutils
+  # Scanners of our TLS.
+  need openssl openssl
+  need sslscan sslscan
+  need testssl testssl.sh
   # For the test that lets the wall clock jump; a library, not a command.
   compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
 fi
@@ -47,10 +56,10 @@ if [ "$(id -u)" -ne 0 ]; then
   as_root=(sudo)
 fi
 
-# Debian starts a server when it installs one, on port 80. We only want the program, so say no for so long, unless the
-# machine has its own say already; what is installed here is not started at boot either.
+# Debian starts a server when it installs one, on its well-known port. We only want the program, so say no for so long,
+# unless the machine has its own say already; what is installed here is not started at boot either.
 policy=/usr/sbin/policy-rc.d
-if [ "${1:-build}" = compare ] && [ ! -e "$policy" ]; then
+if [[ " ${missing[*]} " =~ \ (nginx|haproxy|knot)\  ]] && [ ! -e "$policy" ]; then
   trap '"${as_root[@]}" rm -f "$policy"' EXIT
   printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
   "${as_root[@]}" chmod 755 "$policy"
@@ -64,8 +73,8 @@ if ! "${install[@]}" "${missing[@]}" >/dev/null 2>&1; then
   "${install[@]}" "${missing[@]}" >/dev/null
 fi
 
-if [ "${1:-build}" = compare ] && [ -d /run/systemd/system ]; then
-  for server in nginx haproxy; do
+if [ -d /run/systemd/system ]; then
+  for server in nginx haproxy knot; do
     if [[ " ${missing[*]} " == *" $server "* ]]; then
       "${as_root[@]}" systemctl disable --quiet "$server"
     fi
