@@ -28,6 +28,7 @@ mod forwarding;
 mod framing;
 mod fuzz;
 mod harness_origin;
+mod harness_pebble;
 mod health;
 mod health_grpc;
 mod keep_alive;

@@ -10,6 +10,7 @@ pub mod edge;
 pub mod eventually;
 pub mod name_server;
 pub mod origin;
+pub mod pebble;
 mod runtime;
 
 pub use certificate::{Authority, Certificate};
@@ -17,4 +18,5 @@ pub use client::{Client, Failure, FailureKind, Raw, RawHttp2, Response, Tls};
 pub use edge::{Edge, Launch};
 pub use name_server::NameServer;
 pub use origin::{Origin, Play, RawOrigin, RecordingOrigin, TcpOrigin};
+pub use pebble::Pebble;
 pub use runtime::{block_on, spawn};

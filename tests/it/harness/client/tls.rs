@@ -109,6 +109,11 @@ impl Tls {
         self
     }
 
+    /// Its configuration, offering these protocols unless it has others of its own: for clients that are not ours.
+    pub fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        self.config(alpn)
+    }
+
     pub(super) fn config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
         if let Some(built) = &self.built {
             return Arc::clone(built);

@@ -40,7 +40,7 @@ pub(super) enum Listening {
 }
 
 /// Binds a port without listening: connections to it are refused, and nobody else gets it.
-pub(super) fn reserve(address: SocketAddr) -> Socket {
+pub(in crate::harness) fn reserve(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
     socket.set_reuse_address(true).expect("an option");
     socket.bind(&address.into()).expect("the port that was ours");

@@ -33,6 +33,7 @@ use tokio::{
 
 pub use builder::Builder;
 pub use grpc::{EchoMessage, SERVICE as GRPC_SERVICE};
+pub(super) use listening::reserve;
 pub use raw::{RawOrigin, Step};
 pub use recorded::{Recorded, hex};
 pub use recording::{RecordingOrigin, Reply, Seen};
