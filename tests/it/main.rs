@@ -55,5 +55,6 @@ mod smoke;
 mod soak;
 mod streams;
 mod tcp;
+mod tls_scan;
 mod upgrade;
 mod upgrade_load;
