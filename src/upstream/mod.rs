@@ -44,7 +44,7 @@ pub use config::{
 pub use connect::{EndpointStream, connect};
 pub use discovery::{Discovered, DiscoveredEndpoint, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::Dns;
-pub use dns_config::{DnsConfig, NameServer, RawDns};
+pub use dns_config::{DnsConfig, RawDns};
 pub use endpoint::{Endpoint, InFlight, Tried};
 pub use health::Verdict;
 pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
