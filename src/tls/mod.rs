@@ -5,6 +5,7 @@
 //! inside that config, so neither a renewal nor a reload ends a connection. The crypto provider is always named, never
 //! the process's default. TLS towards upstreams is not here.
 
+pub mod acme;
 mod blueprint;
 mod certificate_error;
 mod client_auth;

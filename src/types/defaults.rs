@@ -95,6 +95,15 @@ pub const DNS_MAX_TTL: HumanDuration = HumanDuration::from_secs(300);
 /// How long the last answer is used while look-ups fail or find nothing.
 pub const DNS_KEEP: HumanDuration = HumanDuration::from_secs(86_400);
 
+/// A challenge record must be seen in DNS within this.
+pub const ACME_DNS_PROPAGATION: HumanDuration = HumanDuration::from_secs(120);
+/// One connection, question or update to the server of challenge records.
+pub const ACME_DNS_UPDATE_TIMEOUT: HumanDuration = HumanDuration::from_secs(10);
+/// One run of the command that writes challenge records.
+pub const ACME_DNS_COMMAND_TIMEOUT: HumanDuration = HumanDuration::from_secs(60);
+/// The time to live of a challenge record.
+pub const ACME_DNS_TTL: HumanDuration = HumanDuration::from_secs(60);
+
 /// Ending in all, after SIGTERM.
 pub const DRAIN: HumanDuration = HumanDuration::from_secs(25);
 /// Part of the drain in which new connections are still taken while `/ready` says 503.

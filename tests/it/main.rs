@@ -15,6 +15,7 @@
 mod harness;
 
 mod access_log;
+mod acme_dns;
 mod balance;
 mod client_certificates;
 mod clock;

@@ -1,0 +1,3 @@
+//! Certificates by ACME (RFC 8555).
+
+pub mod dns;
