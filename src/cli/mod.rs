@@ -3,15 +3,21 @@
 //! This is the only layer that prints, and the only one that uses `anyhow`.
 
 pub mod admin_client;
+pub mod backup;
 pub mod check;
 mod open_files;
 pub mod origin;
+mod passphrase;
+mod progress;
+pub mod restore;
 pub mod run;
+mod state_directory;
 pub mod status;
 mod table;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 const EXIT_CODES: &str = "\
@@ -33,6 +39,8 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
     Origin(origin::OriginArgs),
     /// Print the version, and that of the engine
     Version,
@@ -44,6 +52,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => return check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Backup(args) => backup::run(&args),
+        Command::Restore(args) => restore::run(&args),
         Command::Origin(args) => origin::run_to_the_end(args),
         Command::Version => {
             version();
@@ -66,6 +76,19 @@ fn version() {
         env!("CARGO_PKG_VERSION"),
         crate::telemetry::metrics::PINGORA_VERSION
     );
+}
+
+/// Prints a command's result as a line.
+///
+/// # Errors
+/// Standard output can't be written.
+fn say(text: &str) -> anyhow::Result<()> {
+    writeln!(anstream::stdout(), "{text}").context("standard output can't be written")
+}
+
+/// Prints what a person should know beside the result.
+fn note(text: &str) {
+    anstream::eprintln!("note: {}", table::printable(text));
 }
 
 fn report(error: &anyhow::Error) {

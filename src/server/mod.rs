@@ -37,7 +37,7 @@ use self::{
     workers::Workers,
 };
 pub use self::{
-    hand_over::HandOverError,
+    hand_over::{HandOverError, is_running},
     prepare::Prepared,
     reload::Refusal,
     systemd::{Systemd, activated_sockets},

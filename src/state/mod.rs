@@ -1,7 +1,8 @@
-//! What outlives a snapshot, in general: shared live values by key, and files that are whole or absent.
+//! What outlives a snapshot, in general: shared live values by key, files that are whole or absent, and backups of them.
 //!
 //! The values themselves live in their feature (`upstream`, `policy`, `tls`, `rollout`). Nothing here is touched by a request.
 
+pub mod archive;
 mod registry;
 mod store;
 

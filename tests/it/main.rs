@@ -16,6 +16,7 @@ mod harness;
 
 mod access_log;
 mod acme_dns;
+mod backup;
 mod balance;
 mod client_certificates;
 mod clock;
@@ -59,3 +60,4 @@ mod tcp;
 mod tls_scan;
 mod upgrade;
 mod upgrade_load;
+mod upstream_tls;

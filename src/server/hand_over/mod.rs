@@ -14,7 +14,10 @@ mod take;
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -77,6 +80,25 @@ pub enum HandOverError {
 
 fn socket_path(state_dir: &Path) -> PathBuf {
     state_dir.join(SOCKET)
+}
+
+/// Whether an edge runs with this state directory: whether one answers on its hand-over socket.
+///
+/// One that could not bind that socket, or that drains after a signal, does not.
+///
+/// # Errors
+/// It can't be told, such as where the socket is another user's.
+pub fn is_running(state_dir: &Path) -> io::Result<bool> {
+    match UnixStream::connect(socket_path(state_dir)) {
+        Ok(_) => Ok(true),
+        // A crash leaves the file; a killed edge's socket refuses.
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotADirectory => Ok(false),
+            _ => Err(error),
+        },
+    }
 }
 
 /// What an edge has for its successor, beside the listeners' sockets, and how far the hand-over is.
