@@ -149,7 +149,12 @@ fn what_is_state_comes_back_as_it_was() {
         ("last-good-configuration.json".into(), b"{}".to_vec()),
     ];
     expected.sort();
-    assert_eq!(opened(&backup_of(state.path())).unwrap(), expected);
+    let found = opened(&backup_of(state.path())).unwrap();
+    let paths = |files: &[(String, Vec<u8>)]| -> Vec<String> {
+        files.iter().map(|(path, _)| path.clone()).collect()
+    };
+    assert_eq!(paths(&found), paths(&expected));
+    assert!(found == expected, "a content differs");
 }
 
 #[test]
