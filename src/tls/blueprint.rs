@@ -3,7 +3,6 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use super::{
-    certificate_error::CertificateError,
     client_auth::{ClientAuth, ExpiredCrl, Trust, TrustFiles},
     config::{CertificateSource, TlsPolicy},
     date,
@@ -65,7 +64,7 @@ pub fn compile(
             let loaded = match pair.load(SystemTime::now()) {
                 Ok(loaded) => Box::new(loaded),
                 Err(error) => {
-                    report(&error, path, problems);
+                    error.report(path, problems);
                     return None;
                 }
             };
@@ -112,14 +111,6 @@ fn compile_trust(
             .help("fetch a newer one; it is picked up without a reload");
     }
     Some((content, trust))
-}
-
-fn report(error: &CertificateError, path: &KeyPath, problems: &mut Problems) {
-    let path = path.key(if error.is_about_key() { "key" } else { "chain" });
-    let problem = problems.error(&path, with_sources(error));
-    if let Some(help) = error.help() {
-        problem.help(help);
-    }
 }
 
 fn warn_of(

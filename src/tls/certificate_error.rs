@@ -4,7 +4,8 @@ use std::{io, path::PathBuf};
 
 use x509_parser::error::X509Error;
 
-use super::date;
+use super::{date, with_sources};
+use crate::types::{KeyPath, Problems};
 
 /// Why two files are not a certificate that can be served.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,15 @@ pub enum CertificateError {
 }
 
 impl CertificateError {
+    /// Adds it to `problems` at the key of `path` that names the file: `chain` or `key`.
+    pub(crate) fn report(&self, path: &KeyPath, problems: &mut Problems) {
+        let path = path.key(if self.is_about_key() { "key" } else { "chain" });
+        let problem = problems.error(&path, with_sources(self));
+        if let Some(help) = self.help() {
+            problem.help(help);
+        }
+    }
+
     /// Whether it is about the key's file rather than the chain's.
     pub fn is_about_key(&self) -> bool {
         match self {

@@ -57,8 +57,14 @@ pub struct LoadedCertificate {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CertificateNames(pub Vec<String>);
 
+/// A private key, for rustls and as it is written.
+struct ParsedKey {
+    signing: Arc<dyn SigningKey>,
+    der: Zeroizing<Vec<u8>>,
+}
+
 /// The content of a pair of files, or the way in which they can't be read.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 /// Reads a chain and its key, and checks that they can be served at `now`.
@@ -73,32 +79,48 @@ pub fn load_files(
     Pair::read(chain, key).load(now)
 }
 
+/// What a file holds, or why that can't be known. It may be a key.
+pub(crate) type Content = io::Result<Zeroizing<Vec<u8>>>;
+
 /// Both files, read once.
-pub(super) struct Pair<'a> {
+pub(crate) struct Pair<'a> {
     chain_path: &'a Path,
     key_path: &'a Path,
-    chain: io::Result<Zeroizing<Vec<u8>>>,
-    key: io::Result<Zeroizing<Vec<u8>>>,
+    chain: Content,
+    key: Content,
 }
 
 impl<'a> Pair<'a> {
     /// Reads both; what goes wrong shows in [`Self::load`].
-    pub(super) fn read(chain_path: &'a Path, key_path: &'a Path) -> Self {
+    pub(crate) fn read(chain_path: &'a Path, key_path: &'a Path) -> Self {
         Self { chain_path, key_path, chain: read(chain_path), key: read(key_path) }
     }
 
     /// What tells this content from another.
     pub(super) fn fingerprint(&self) -> Fingerprint {
-        fingerprint_of([&self.chain, &self.key])
+        fingerprint_of(self.contents())
+    }
+
+    /// Chain and key.
+    pub(crate) fn contents(&self) -> [&Content; 2] {
+        [&self.chain, &self.key]
     }
 
     /// Parses and checks them.
     pub(super) fn load(self, now: SystemTime) -> Result<LoadedCertificate, CertificateError> {
+        self.load_with_key(now).map(|(loaded, _)| loaded)
+    }
+
+    /// Parses and checks them; the key comes as DER too, for who does not take a [`SigningKey`].
+    pub(crate) fn load_with_key(
+        self,
+        now: SystemTime,
+    ) -> Result<(LoadedCertificate, Zeroizing<Vec<u8>>), CertificateError> {
         let Self { chain_path, key_path, chain, key } = self;
         let chain = chain.map_err(|error| unreadable(chain_path, false, error))?;
         let key = key.map_err(|error| unreadable(key_path, true, error))?;
         let certificates = parse_chain(chain_path, &chain)?;
-        let key = parse_key(key_path, &key)?;
+        let ParsedKey { signing: key, der: key_der } = parse_key(key_path, &key)?;
         let leaf = leaf_of(chain_path, key_path, &certificates, &key)?;
         let (certificates, was_reordered) = ordered(certificates, leaf);
         let loaded = describe(CertifiedKey::new(certificates, key), was_reordered)
@@ -111,7 +133,7 @@ impl<'a> Pair<'a> {
         if now < loaded.not_before {
             return Err(CertificateError::NotYetValid { path, not_before: loaded.not_before });
         }
-        Ok(loaded)
+        Ok((loaded, key_der))
     }
 }
 
@@ -162,9 +184,7 @@ fn names_of(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 /// What tells the content of these files from another.
-pub(super) fn fingerprint_of<'a>(
-    files: impl IntoIterator<Item = &'a io::Result<Zeroizing<Vec<u8>>>>,
-) -> Fingerprint {
+pub(crate) fn fingerprint_of<'a>(files: impl IntoIterator<Item = &'a Content>) -> Fingerprint {
     let mut hash = Sha256::new();
     for file in files {
         match file {
@@ -182,7 +202,7 @@ pub(super) fn fingerprint_of<'a>(
 }
 
 /// Reads a file of PEM.
-pub(super) fn read(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read(path: &Path) -> Content {
     // Before it is opened: opening a pipe waits for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
@@ -239,7 +259,7 @@ fn parse_chain(path: &Path, text: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     Ok(certificates)
 }
 
-fn parse_key(path: &Path, text: &[u8]) -> Result<Arc<dyn SigningKey>, CertificateError> {
+fn parse_key(path: &Path, text: &[u8]) -> Result<ParsedKey, CertificateError> {
     // Of PKCS #8 in its BEGIN line, of PKCS #1 and SEC 1 in a header (RFC 1421, section 4.6.1.1).
     let is_encrypted = String::from_utf8_lossy(text)
         .lines()
@@ -251,10 +271,12 @@ fn parse_key(path: &Path, text: &[u8]) -> Result<Arc<dyn SigningKey>, Certificat
         pem::Error::NoItemsFound => CertificateError::NoKey { path: path.to_owned() },
         error => broken_pem(path, true, &error),
     })?;
-    provider()
+    let written = Zeroizing::new(der.secret_der().to_vec());
+    let signing = provider()
         .key_provider
         .load_private_key(der)
-        .map_err(|source| CertificateError::UnusableKey { path: path.to_owned(), source })
+        .map_err(|source| CertificateError::UnusableKey { path: path.to_owned(), source })?;
+    Ok(ParsedKey { signing, der: written })
 }
 
 /// The place of the certificate that the key belongs to.

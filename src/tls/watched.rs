@@ -11,13 +11,13 @@ use super::files::Fingerprint;
 
 /// How often tasks look.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timing {
+pub(crate) struct Timing {
     /// Between two looks at the files.
-    pub(super) poll: Duration,
+    pub(crate) poll: Duration,
     /// Files must be the same for this long: a writer may be half through.
-    pub(super) still: Duration,
+    pub(crate) still: Duration,
     /// Between two looks at the calendar; also the pause after a failed renewal.
-    pub(super) renewal: Duration,
+    pub(crate) renewal: Duration,
 }
 
 impl Default for Timing {
@@ -32,18 +32,18 @@ impl Default for Timing {
 
 /// What was made of the files' content so far.
 #[derive(Debug, Default)]
-pub(super) struct Freshness {
+pub(crate) struct Freshness {
     taken: Option<Fingerprint>,
     refused: Option<Fingerprint>,
     /// Time alone mends what was refused.
     is_early: bool,
     /// Why newer content is not in force.
-    pub(super) last_error: Option<String>,
+    pub(crate) last_error: Option<String>,
 }
 
 /// What content that is offered comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offer {
+pub(crate) enum Offer {
     /// It was judged before.
     Settled,
     /// What is in force stands in the files again.
@@ -54,12 +54,12 @@ pub(super) enum Offer {
 
 impl Freshness {
     /// This content is in force.
-    pub(super) fn of(taken: Option<Fingerprint>) -> Self {
+    pub(crate) fn of(taken: Option<Fingerprint>) -> Self {
         Self { taken, ..Self::default() }
     }
 
     /// Whether there is nothing to do about this content.
-    pub(super) fn is_settled(&self, content: Fingerprint) -> bool {
+    pub(crate) fn is_settled(&self, content: Fingerprint) -> bool {
         if self.taken == Some(content) {
             return self.refused.is_none();
         }
@@ -67,12 +67,12 @@ impl Freshness {
     }
 
     /// Whether this content is in force.
-    pub(super) fn has_taken(&self, content: Fingerprint) -> bool {
+    pub(crate) fn has_taken(&self, content: Fingerprint) -> bool {
         self.taken == Some(content)
     }
 
     /// Begins to deal with content.
-    pub(super) fn offered(&mut self, content: Fingerprint) -> Offer {
+    pub(crate) fn offered(&mut self, content: Fingerprint) -> Offer {
         if self.is_settled(content) {
             return Offer::Settled;
         }
@@ -84,7 +84,7 @@ impl Freshness {
     }
 
     /// This content is not taken. Says whether that is news.
-    pub(super) fn refuse(&mut self, content: Fingerprint, error: String, is_early: bool) -> bool {
+    pub(crate) fn refuse(&mut self, content: Fingerprint, error: String, is_early: bool) -> bool {
         let is_news = self.refused != Some(content);
         self.refused = Some(content);
         self.is_early = is_early;
@@ -94,7 +94,7 @@ impl Freshness {
 }
 
 /// Something made of files, replaced in place when they change.
-pub(super) trait Watched: Send + Sync + 'static {
+pub(crate) trait Watched: Send + Sync + 'static {
     /// The files' paths.
     type Files: Send + Sync + 'static;
 
@@ -112,7 +112,7 @@ pub(super) trait Watched: Send + Sync + 'static {
 }
 
 /// Looks at the files until what is made of them is gone.
-pub(super) async fn watch<T: Watched>(watched: Weak<T>, files: T::Files, timing: Timing) {
+pub(crate) async fn watch<T: Watched>(watched: Weak<T>, files: T::Files, timing: Timing) {
     let files = Arc::new(files);
     // Many certificates should not be read at the same moment.
     tokio::time::sleep(timing.poll.mul_f64(fastrand::f64())).await;

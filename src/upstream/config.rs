@@ -1,11 +1,12 @@
 //! `[upstreams.<name>]`, parsed: every default filled in, `like` and `upstream_defaults` resolved.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use super::raw::{
     Balance, HealthCheckKind, RawEndpoint, RawHealthCheck, RawHealthCheckTable, RawProxyProtocol,
-    RawStatuses, RawTimeouts, RawUpstream, RawUpstreamTls, RawUpstreamTlsTable, UpstreamProtocol,
+    RawStatuses, RawTimeouts, RawUpstream, UpstreamProtocol,
 };
+use super::tls_config::UpstreamTlsConfig;
 use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
 
 /// The highest weight of an endpoint.
@@ -50,17 +51,6 @@ pub struct EndpointConfig {
     pub address: EndpointAddress,
     /// Its share; 0 takes it out.
     pub weight: u32,
-}
-
-/// TLS to endpoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct UpstreamTlsConfig {
-    /// The name asked for and verified, where it is not the endpoint's own.
-    pub server_name: Option<String>,
-    /// A PEM file of authorities to trust.
-    pub ca: Option<PathBuf>,
-    /// Accept any certificate.
-    pub insecure_skip_verify: bool,
 }
 
 /// An active health check with every default filled in. Two equal ones share their probes' state.
@@ -170,9 +160,7 @@ impl RawUpstream {
             balance: self.balance.or(base.balance),
             protocol: self.protocol.or(base.protocol),
             tls: match (&self.tls, &base.tls) {
-                (Some(RawUpstreamTls::Table(mine)), Some(RawUpstreamTls::Table(theirs))) => {
-                    Some(RawUpstreamTls::Table(mine.or(theirs)))
-                }
+                (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
                 (mine, theirs) => mine.clone().or_else(|| theirs.clone()),
             },
             health_check: match (&self.health_check, &base.health_check) {
@@ -196,7 +184,7 @@ impl RawUpstream {
     /// `self` already holds what `like` and `upstream_defaults` give; `path` is where problems point to.
     pub fn parse(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> UpstreamConfig {
         let endpoints = self.parse_endpoints(path, problems);
-        let tls = self.parse_tls(path, problems);
+        let tls = self.tls.as_ref().and_then(|tls| tls.parse(name, &path.key("tls"), problems));
         let protocol = self.protocol.unwrap_or_default();
         if protocol == UpstreamProtocol::Auto && tls.is_none() {
             problems
@@ -294,34 +282,6 @@ impl RawUpstream {
         endpoints
     }
 
-    fn parse_tls(&self, path: &KeyPath, problems: &mut Problems) -> Option<UpstreamTlsConfig> {
-        match self.tls.as_ref()? {
-            RawUpstreamTls::Switch(false) => None,
-            RawUpstreamTls::Switch(true) => Some(UpstreamTlsConfig::default()),
-            RawUpstreamTls::Table(table) => {
-                let insecure_skip_verify = table.insecure_skip_verify.unwrap_or(false);
-                if insecure_skip_verify {
-                    problems
-                        .warning(&path.key("tls").key("insecure_skip_verify"), "any certificate is accepted: whoever answers at the address can read and change the traffic")
-                        .help("name the authority with `ca = \"…\"` instead");
-                }
-                if let Some(name) = &table.server_name
-                    && rustls_pki_types::ServerName::try_from(name.as_str()).is_err()
-                {
-                    problems.error(
-                        &path.key("tls").key("server_name"),
-                        format!("\"{name}\" is not a host name or an address"),
-                    );
-                }
-                Some(UpstreamTlsConfig {
-                    server_name: table.server_name.clone(),
-                    ca: table.ca.clone(),
-                    insecure_skip_verify,
-                })
-            }
-        }
-    }
-
     fn parse_health_check(
         &self,
         may_be_http2: bool,
@@ -383,16 +343,6 @@ impl RawUpstream {
             unhealthy_after: table.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER).get(),
             port: table.port,
         })
-    }
-}
-
-impl RawUpstreamTlsTable {
-    fn or(&self, base: &Self) -> Self {
-        Self {
-            server_name: self.server_name.clone().or_else(|| base.server_name.clone()),
-            ca: self.ca.clone().or_else(|| base.ca.clone()),
-            insecure_skip_verify: self.insecure_skip_verify.or(base.insecure_skip_verify),
-        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! connection only fails ([`MalformedAnswer`]), so that it is never used again.
 //!
 //! Pingora has no door for an I/O type of ours on this side but its connector for custom protocols, which may also give
-//! it a connection to speak HTTP/1.1 on. [`judge_answers`] marks a peer for it; peers without the mark go the usual way. So
+//! it a connection to speak HTTP/1.1 on, with TLS of our own (`secured.rs`). [`judge_answers`] marks a peer for it; peers without the mark go the usual way. So
 //! go those that are offered HTTP/2 too: the first that takes HTTP/1.1 in its place is connected to anew, with the mark.
 
 use std::{
@@ -31,12 +31,13 @@ use pingora_core::{
         raw_connect::ProxyDigest,
         tls::{CustomALPN, SslDigest},
     },
-    upstreams::peer::{HttpPeer, Peer},
+    upstreams::peer::{HttpPeer, Peer, Scheme},
 };
 use pingora_error::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use super::secured::Security;
 use crate::framing::{Body, Fault, ResponseBody, ResponseHead};
 
 /// The mark of a peer. It is never sent: the connector offers HTTP/1.1 in its place.
@@ -85,6 +86,20 @@ impl JudgedConnector {
         options.keepalive_pool_size = 1;
         Self { transport: TransportConnector::new(Some(options)) }
     }
+
+    /// A connection above TLS, within the time that connecting may take.
+    async fn secured(&self, mut peer: HttpPeer) -> Result<Stream> {
+        // A peer with TLS is never connected to without.
+        let security = Security::of(&peer);
+        let security = security.ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
+        peer.scheme = Scheme::HTTP;
+        let connecting = async { security.connect(self.transport.new_stream(&peer).await?).await };
+        let Some(limit) = peer.options.total_connection_timeout else { return connecting.await };
+        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
+            let within = format!("no TLS within {limit:?}");
+            Err(Error::explain(ErrorType::ConnectTimedout, within).into_up())
+        })
+    }
 }
 
 #[async_trait]
@@ -100,7 +115,11 @@ impl Connector for JudgedConnector {
         let peer = peer.downcast_ref::<HttpPeer>();
         let mut peer = peer.ok_or_else(|| Error::new_in(ErrorType::InternalError))?.clone();
         peer.options.alpn = ALPN::H1;
-        let stream = self.transport.new_stream(&peer).await?;
+        let stream = if peer.is_tls() {
+            self.secured(peer).await?
+        } else {
+            self.transport.new_stream(&peer).await?
+        };
         Ok((Connection::Stream(Box::new(JudgedStream::new(stream))), false))
     }
 

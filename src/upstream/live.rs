@@ -24,11 +24,13 @@ use super::{
     dns_config::DnsConfig,
     endpoint::Endpoint,
     health::Health,
+    live_tls::{LiveTls, LiveTlsKey},
     raw::UpstreamProtocol,
     resolver::SharedResolver,
     set::EndpointSet,
     srv::Srv,
-    tls::TlsIdentity,
+    tls::EndpointTls,
+    tls_config::UpstreamTlsConfig,
 };
 
 /// Everything that shapes a probe. A changed key is another health, which starts from nothing.
@@ -40,7 +42,8 @@ pub(super) struct HealthKey {
     pub(super) server_name: Option<String>,
     pub(super) check: HealthCheckConfig,
     pub(super) protocol: UpstreamProtocol,
-    pub(super) tls: Option<TlsIdentity>,
+    /// Not what its files say: the probes follow that.
+    pub(super) tls: Option<UpstreamTlsConfig>,
     pub(super) proxy_protocol: Option<ProxyVersion>,
 }
 
@@ -53,6 +56,7 @@ pub struct Live {
     /// By what is written: upstreams that name the same host or service resolve it once.
     names: Registry<EndpointAddress, AddressSet>,
     turns: Registry<Name, AtomicU64>,
+    tls: Registry<LiveTlsKey, LiveTls>,
 }
 
 impl std::fmt::Debug for Live {
@@ -72,6 +76,7 @@ impl Live {
             health: Registry::new(),
             names: Registry::new(),
             turns: Registry::new(),
+            tls: Registry::new(),
         })
     }
 
@@ -93,6 +98,7 @@ impl Live {
         self.health.sweep(now);
         self.names.sweep(now);
         self.turns.sweep(now);
+        self.tls.sweep(now);
     }
 
     /// How many endpoints have state, those included that no configuration has any more.
@@ -127,6 +133,15 @@ impl Live {
 
     pub(super) fn turns(&self, upstream: &Name) -> Arc<AtomicU64> {
         self.turns.get_or_insert_with(upstream.clone(), || AtomicU64::new(0))
+    }
+
+    /// The TLS that is in force for these settings: from now on that which was read last.
+    pub(super) fn tls(&self, loaded: Arc<EndpointTls>, protocol: UpstreamProtocol) -> Arc<LiveTls> {
+        let key = LiveTlsKey { settings: loaded.settings().clone(), protocol };
+        let live =
+            self.tls.get_or_insert_with(key.clone(), || LiveTls::new(key, Arc::clone(&loaded)));
+        live.take(loaded);
+        live
     }
 
     pub(super) fn addresses(&self, address: &EndpointAddress) -> Arc<AddressSet> {

@@ -5,6 +5,7 @@
 //! An upstream belongs to a snapshot; what is alive of it (`live.rs`) outlives it. A pick never waits and never looks up a name.
 
 mod answers;
+mod authorities;
 mod balance;
 mod config;
 mod connect;
@@ -17,15 +18,18 @@ mod health;
 mod judged;
 mod keep_alive;
 mod live;
+mod live_tls;
 mod peer;
 mod probe;
 mod raw;
 mod resolver;
+mod secured;
 mod set;
 mod srv;
 mod status;
 mod task;
 mod tls;
+mod tls_config;
 mod watch;
 
 #[cfg(test)]
@@ -33,14 +37,12 @@ mod test_origin;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 
-pub use config::{
-    EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig, UpstreamTlsConfig,
-};
+pub use config::{EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig};
 pub use connect::{EndpointStream, connect};
 pub use discovery::{Discovered, DiscoveredEndpoint, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::Dns;
@@ -53,23 +55,29 @@ pub use live::Live;
 pub use raw::{
     Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawGrpcCheck, RawHealthCheck,
     RawHealthCheckTable, RawProxyProtocol, RawRetries, RawStatuses, RawTimeouts, RawUpstream,
-    RawUpstreamTls, RawUpstreamTlsTable, UpstreamProtocol,
+    UpstreamProtocol,
 };
 pub use resolver::SharedResolver;
 pub use srv::Srv;
 pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
+pub use tls_config::{
+    CertificateFiles, RawUpstreamCertificate, RawUpstreamTls, RawUpstreamTlsTable,
+    UpstreamTlsConfig,
+};
 
 use crate::types::{EndpointAddress, Problems};
 
-use self::{peer::PeerTemplate, set::EndpointSet, tls::UpstreamTls};
+use self::{
+    peer::PeerTemplate,
+    set::EndpointSet,
+    tls::{EndpointTls, TlsFiles},
+};
 
 /// An upstream as compiled: what its configuration says, with the files it names, and nothing alive.
 #[derive(Clone)]
 pub struct Blueprint {
     config: Arc<UpstreamConfig>,
-    tls: Option<Arc<UpstreamTls>>,
-    /// TLS of the probes, where there are any.
-    probe_tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Arc<EndpointTls>>,
 }
 
 impl std::fmt::Debug for Blueprint {
@@ -78,13 +86,12 @@ impl std::fmt::Debug for Blueprint {
     }
 }
 
-/// Compiles an upstream. Reads the file of authorities, and starts nothing.
+/// Compiles an upstream. Reads the files of its TLS, and starts nothing.
 ///
 /// What is wrong is added to `problems`; then there is no blueprint.
 pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<Blueprint> {
     let mut is_good = true;
     let mut tls = None;
-    let mut probe_tls = None;
     if let Some(host) = config.health_check.as_ref().and_then(|check| check.host.as_deref())
         && host.parse::<http::uri::Authority>().is_err()
     {
@@ -96,28 +103,17 @@ pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<
     }
     if let Some(settings) = &config.tls {
         let path = config.path.key("tls");
-        match UpstreamTls::load(settings) {
+        match TlsFiles::read(settings).load(config.protocol, SystemTime::now()) {
             Err(error) => {
-                problems.error(&path.key("ca"), error.to_string());
+                error.report(&path, problems);
                 return None;
             }
-            Ok(loaded) => {
-                if config.health_check.is_some() {
-                    match loaded.probe_config(config.protocol) {
-                        Ok(config) => probe_tls = Some(config),
-                        Err(error) => {
-                            problems.error(&path, format!("no TLS is possible: {error}"));
-                            is_good = false;
-                        }
-                    }
-                }
-                tls = Some(Arc::new(loaded));
-            }
+            Ok(loaded) => tls = Some(Arc::new(loaded)),
         }
     }
     for (index, endpoint) in config.endpoints.iter().enumerate() {
         let path = config.path.key("endpoints").index(index);
-        if let Some(tls) = &tls
+        if let Some(tls) = &config.tls
             && let Some(name) = peer::server_name(tls, &endpoint.address, None)
             && ServerName::try_from(name.as_str()).is_err()
         {
@@ -153,7 +149,7 @@ pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<
             is_good = false;
         }
     }
-    is_good.then(|| Blueprint { config: Arc::clone(config), tls, probe_tls })
+    is_good.then(|| Blueprint { config: Arc::clone(config), tls })
 }
 
 /// Why an upstream has no endpoint for a request. Becomes 503 with `Retry-After` (RFC 9110, section 15.6.4).

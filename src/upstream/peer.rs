@@ -9,6 +9,7 @@ use std::{
 };
 
 use pingora_core::{protocols::TcpKeepalive, upstreams::peer::HttpPeer};
+use rustls_pki_types::ServerName;
 
 use crate::types::{EndpointAddress, defaults};
 
@@ -16,7 +17,9 @@ use super::{
     config::{Timeouts, UpstreamConfig},
     endpoint::Endpoint,
     raw::UpstreamProtocol,
-    tls::UpstreamTls,
+    secured::Security,
+    tls::EndpointTls,
+    tls_config::UpstreamTlsConfig,
 };
 
 /// Streams that one HTTP/2 connection to an endpoint carries.
@@ -34,6 +37,9 @@ pub(super) enum PeerError {
     /// TLS over a Unix socket, and nothing says which name to verify.
     #[error("TLS over a Unix socket needs a name to ask for and to verify")]
     NoServerName,
+    /// What the name resolved to has a name that no certificate can have.
+    #[error("\"{0}\" can't be verified by TLS")]
+    ServerName(String),
 }
 
 /// A peer without timeouts.
@@ -49,11 +55,11 @@ pub(super) struct PeerTemplate {
 /// The name that TLS asks for and verifies: the configured one, the host name the address was resolved from, or the IP address.
 /// `None` for a Unix socket without a configured name.
 pub(super) fn server_name(
-    tls: &UpstreamTls,
+    tls: &UpstreamTlsConfig,
     address: &EndpointAddress,
     host: Option<&str>,
 ) -> Option<String> {
-    let configured = tls.config().server_name.as_deref().or(host).map(ToOwned::to_owned);
+    let configured = tls.server_name.as_deref().or(host).map(ToOwned::to_owned);
     configured.or_else(|| match address {
         EndpointAddress::Ip(address) => Some(address.ip().to_string()),
         EndpointAddress::Dns(name, _) => Some(name.to_string()),
@@ -65,14 +71,16 @@ impl PeerTemplate {
     /// The peer of `address`, which was resolved from `host` where it was one.
     pub(super) fn new(
         config: &UpstreamConfig,
-        tls: Option<&UpstreamTls>,
+        tls: Option<&EndpointTls>,
         address: &EndpointAddress,
         host: Option<&str>,
     ) -> Result<Self, PeerError> {
         // Pingora turns verification off where the name is empty, and then fails: it must never be.
         let server_name = match tls {
             None => String::new(),
-            Some(tls) => server_name(tls, address, host).ok_or(PeerError::NoServerName)?,
+            Some(tls) => {
+                server_name(tls.settings(), address, host).ok_or(PeerError::NoServerName)?
+            }
         };
         let mut peer = match address {
             EndpointAddress::Ip(address) => HttpPeer::new(address, tls.is_some(), server_name),
@@ -101,10 +109,16 @@ impl PeerTemplate {
             user_timeout: Duration::ZERO, // the system's
         });
         if let Some(tls) = tls {
-            let verifies = !tls.config().insecure_skip_verify;
+            let verifies = !tls.settings().insecure_skip_verify;
             options.verify_cert = verifies;
             options.verify_hostname = verifies;
-            options.ca = tls.authorities().map(Arc::clone);
+            if let Some(engine) = tls.engine() {
+                options.ca.clone_from(&engine.authorities);
+                peer.client_cert_key.clone_from(&engine.client);
+            }
+            let name = ServerName::try_from(peer.sni.clone())
+                .map_err(|_| PeerError::ServerName(peer.sni.clone()))?;
+            Security::new(Arc::clone(tls.http1()), name).put_on(&mut peer);
         }
         Ok(Self {
             peer,
@@ -141,11 +155,11 @@ impl PeerTemplate {
 
 /// Keeps the connections of upstreams apart that reach the same address in other ways. Pingora's own key leaves out the authorities
 /// and the protocol.
-fn group_key(config: &UpstreamConfig, tls: Option<&UpstreamTls>) -> u64 {
+fn group_key(config: &UpstreamConfig, tls: Option<&EndpointTls>) -> u64 {
     let mut hasher = DefaultHasher::new();
     config.name.hash(&mut hasher);
     config.protocol.hash(&mut hasher);
-    tls.map(UpstreamTls::identity).hash(&mut hasher);
+    tls.map(EndpointTls::identity).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -156,8 +170,7 @@ mod tests {
     use super::*;
     use crate::{
         types::{KeyPath, Problems},
-        upstream::RawUpstream,
-        upstream::config::UpstreamTlsConfig,
+        upstream::{JudgedConnector, RawUpstream, judge_answers, tls::TlsFiles},
     };
 
     fn config(text: &str) -> UpstreamConfig {
@@ -168,8 +181,12 @@ mod tests {
         config
     }
 
+    fn load(settings: &UpstreamTlsConfig, protocol: UpstreamProtocol) -> EndpointTls {
+        TlsFiles::read(settings).load(protocol, std::time::SystemTime::now()).unwrap()
+    }
+
     fn peer(config: &UpstreamConfig, address: &str, host: Option<&str>) -> Box<HttpPeer> {
-        let tls = config.tls.as_ref().map(|tls| UpstreamTls::load(tls).unwrap());
+        let tls = config.tls.as_ref().map(|tls| load(tls, config.protocol));
         let address: EndpointAddress = address.parse().unwrap();
         let endpoint = Endpoint::new(config.name.clone(), address.clone());
         PeerTemplate::new(config, tls.as_ref(), &address, host).unwrap().peer(
@@ -242,7 +259,7 @@ mod tests {
         assert!(!peer.options.verify_cert && !peer.options.verify_hostname);
 
         let unix: EndpointAddress = "unix:/run/a".parse().unwrap();
-        let no_name = UpstreamTls::load(&UpstreamTlsConfig::default()).unwrap();
+        let no_name = load(&UpstreamTlsConfig::default(), UpstreamProtocol::Http1);
         let error = PeerTemplate::new(&tls, Some(&no_name), &unix, None).unwrap_err();
         assert!(matches!(error, PeerError::NoServerName));
         let name: EndpointAddress = "app.internal:80".parse().unwrap();
@@ -251,22 +268,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pingora_connects_with_these_settings() {
-        use pingora_core::connectors::TransportConnector;
+    async fn connections_are_made_with_these_settings() {
+        use pingora_core::connectors::{
+            ConnectorOptions, TransportConnector,
+            http::custom::{Connection, Connector},
+        };
 
         use crate::upstream::test_origin::{Behaviour, Origin, TlsOrigin};
 
-        let connector = TransportConnector::new(None);
+        let ours = JudgedConnector::new(ConnectorOptions::new(1));
+        let pingoras = TransportConnector::new(None);
+        let connect = async |mut peer: Box<HttpPeer>| {
+            if judge_answers(&mut peer, false) {
+                let (connection, _) = ours.get_http_session(&*peer).await?;
+                assert!(matches!(connection, Connection::Stream(_)));
+                return Ok(());
+            }
+            pingoras.new_stream(&*peer).await.map(drop)
+        };
         let plain = Origin::start(Behaviour::Silent).await;
         let address = plain.address.to_string();
         let config_of = |more: &str| config(&format!("endpoints = [\"{address}\"]\n{more}"));
-        assert!(connector.new_stream(&*peer(&config_of(""), &address, None)).await.is_ok());
+        connect(peer(&config_of(""), &address, None)).await.unwrap();
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.sock");
         let _unix = Origin::start_unix(&path, Behaviour::Silent);
         let unix = format!("unix:{}", path.display());
-        assert!(connector.new_stream(&*peer(&config_of(""), &unix, None)).await.is_ok());
+        connect(peer(&config_of(""), &unix, None)).await.unwrap();
 
         let origin = TlsOrigin::start(&["app.test", "127.0.0.1"]).await;
         let address = origin.address.to_string();
@@ -279,8 +308,15 @@ mod tests {
             ("tls = true".to_owned(), Some("app.test"), false),
             (format!("tls = {{ ca = \"{ca}\", insecure_skip_verify = true }}"), Some("x.y"), true),
         ] {
-            let result = connector.new_stream(&*peer(&config_of(&settings), &address, host)).await;
-            assert_eq!(result.is_ok(), is_taken, "{settings} {host:?}: {:?}", result.err());
+            for protocol in ["http1", "auto"] {
+                let config = config_of(&format!("{settings}\nprotocol = \"{protocol}\""));
+                let result = connect(peer(&config, &address, host)).await;
+                let error = result.as_ref().err();
+                assert_eq!(result.is_ok(), is_taken, "{settings} {host:?} {protocol}: {error:?}");
+                if let Some(error) = error {
+                    assert_eq!(error.etype(), &pingora_error::ErrorType::TLSHandshakeFailure);
+                }
+            }
         }
     }
 }

@@ -13,7 +13,6 @@ use hyper::{
     client::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -24,6 +23,7 @@ use super::{
     config::HealthCheckConfig,
     connect::connect,
     grpc_health::{self, GrpcError},
+    live_tls::LiveTls,
     raw::{HealthCheckKind, UpstreamProtocol},
 };
 
@@ -57,7 +57,7 @@ pub(super) enum ProbeError {
 /// TLS of a probe.
 #[derive(Clone)]
 pub(super) struct ProbeTls {
-    pub(super) config: Arc<ClientConfig>,
+    pub(super) live: Arc<LiveTls>,
     pub(super) server_name: ServerName<'static>,
 }
 
@@ -118,7 +118,7 @@ impl Probe {
         let (stream, is_http2): (Box<dyn Io>, bool) = match &self.tls {
             None => (Box::new(stream), self.protocol == UpstreamProtocol::Http2),
             Some(tls) => {
-                let stream = TlsConnector::from(Arc::clone(&tls.config))
+                let stream = TlsConnector::from(Arc::clone(tls.live.in_force().probes()))
                     .connect(tls.server_name.clone(), stream)
                     .await
                     .map_err(ProbeError::Handshake)?;
@@ -244,10 +244,19 @@ mod tests {
 
     use super::*;
     use crate::upstream::{
-        config::UpstreamTlsConfig,
+        live_tls::LiveTlsKey,
         test_origin::{Behaviour, Origin, TlsOrigin},
-        tls::UpstreamTls,
+        tls::TlsFiles,
+        tls_config::UpstreamTlsConfig,
     };
+
+    fn live(settings: &UpstreamTlsConfig) -> Arc<LiveTls> {
+        let protocol = UpstreamProtocol::Auto;
+        let now = std::time::SystemTime::now();
+        let loaded = TlsFiles::read(settings).load(protocol, now).unwrap();
+        let key = LiveTlsKey { settings: settings.clone(), protocol };
+        Arc::new(LiveTls::new(key, Arc::new(loaded)))
+    }
 
     fn check(kind: HealthCheckKind) -> HealthCheckConfig {
         HealthCheckConfig {
@@ -439,10 +448,7 @@ mod tests {
             for kind in [HealthCheckKind::Http, HealthCheckKind::Tcp] {
                 let check = HealthCheckConfig { timeout: Duration::from_secs(5), ..check(kind) };
                 let tls = ProbeTls {
-                    config: UpstreamTls::load(settings)
-                        .unwrap()
-                        .probe_config(UpstreamProtocol::Auto)
-                        .unwrap(),
+                    live: live(settings),
                     server_name: ServerName::try_from(name).unwrap(),
                 };
                 let result = Probe::new(

@@ -1,10 +1,11 @@
 //! `[upstreams.<name>]` and `[upstream_defaults]` as they are written; `config.rs` parses them.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::num::NonZeroU32;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tls_config::RawUpstreamTls;
 use crate::types::{EndpointAddress, HumanDuration, Name, defaults, deserialize_by_form};
 
 /// `[upstreams.<name>]`: a set of endpoints with one way of balancing, health and TLS.
@@ -106,35 +107,6 @@ pub enum RawProxyProtocol {
     V1,
     /// Version 2: binary.
     V2,
-}
-
-/// `tls` of an upstream, as written.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RawUpstreamTls {
-    /// On with verification, or off.
-    Switch(bool),
-    /// On, with more said.
-    Table(RawUpstreamTlsTable),
-}
-
-deserialize_by_form!(
-    RawUpstreamTls,
-    "true, false, or a table with server_name, ca, insecure_skip_verify",
-    { bool => Switch, table => Table }
-);
-
-/// `tls` of an upstream as a table.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawUpstreamTlsTable {
-    /// The name asked for (SNI) and verified. Default: the endpoint's host name, or its address.
-    pub server_name: Option<String>,
-    /// A PEM file of authorities to trust instead of the system's.
-    pub ca: Option<PathBuf>,
-    /// Accept any certificate. `check` warns about it.
-    #[schemars(extend("default" = false))]
-    pub insecure_skip_verify: Option<bool>,
 }
 
 /// `health_check`, as written.

@@ -21,11 +21,13 @@ use super::{
     endpoint::{Endpoint, InFlight, Tried},
     health::{Health, Verdict},
     live::{HealthKey, Live},
+    live_tls::LiveTls,
     peer::{self, PeerTemplate},
     probe::{Probe, ProbeTls},
     raw::Balance,
     status::{EndpointStatus, NameStatus, unix_seconds},
     task::TaskGuard,
+    tls::EndpointTls,
     watch::Watch,
 };
 
@@ -36,6 +38,8 @@ struct Member {
     /// The name its address was resolved from.
     host: Option<Arc<str>>,
     template: Arc<PeerTemplate>,
+    /// What the template was made with.
+    tls: Option<Arc<EndpointTls>>,
     /// `None` without a health check. The guard keeps the probes running.
     health: Option<(Arc<Health>, Arc<TaskGuard>)>,
 }
@@ -54,6 +58,13 @@ struct Source {
     weight: u32,
     /// Keeps the name followed.
     _task: Arc<TaskGuard>,
+}
+
+/// TLS to the endpoints.
+struct SetTls {
+    live: Arc<LiveTls>,
+    /// Keeps its files watched, where it has some.
+    _task: Option<Arc<TaskGuard>>,
 }
 
 /// Where a member is to be.
@@ -94,6 +105,7 @@ pub(super) struct EndpointSet {
     live: Arc<Live>,
     blueprint: Blueprint,
     sources: Vec<Source>,
+    tls: Option<SetTls>,
     turns: Arc<AtomicU64>,
     /// Every endpoint. Also the lock under which the set is built anew.
     members: Mutex<Vec<Arc<Member>>>,
@@ -119,10 +131,17 @@ impl EndpointSet {
                 let task = addresses.run(live.handle());
                 Source { addresses, name, weight: endpoint.weight, _task: task }
             };
+            let tls = blueprint.tls.as_ref().map(|loaded| {
+                let tls = live.tls(Arc::clone(loaded), blueprint.config.protocol);
+                tls.watchers().add(&watcher);
+                let task = tls.run(live.handle());
+                SetTls { live: tls, _task: task }
+            });
             Self {
                 this: Weak::clone(this),
                 live: Arc::clone(live),
                 sources: blueprint.config.endpoints.iter().map(source).collect(),
+                tls,
                 turns: live.turns(&blueprint.config.name),
                 blueprint,
                 members: Mutex::new(Vec::new()),
@@ -222,6 +241,7 @@ impl EndpointSet {
     fn build_members(&self, before: &[Arc<Member>]) -> Vec<Arc<Member>> {
         let known: HashMap<&EndpointAddress, &Arc<Member>> =
             before.iter().map(|member| (member.endpoint.address(), member)).collect();
+        let tls = self.tls.as_ref().map(|tls| tls.live.in_force());
         let mut seen = HashSet::new();
         let mut members = Vec::with_capacity(before.len());
         for source in &self.sources {
@@ -230,12 +250,14 @@ impl EndpointSet {
                     continue;
                 }
                 let place = Place::of(endpoint, source);
-                let kept = known
-                    .get(&place.address)
-                    .filter(|member| member.host == place.host && member.weight == place.weight);
+                let kept = known.get(&place.address).filter(|member| {
+                    member.host == place.host
+                        && member.weight == place.weight
+                        && member.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
+                });
                 let member = match kept {
                     Some(member) => Some(Arc::clone(member)),
-                    None => self.new_member(place),
+                    None => self.new_member(place, tls.clone()),
                 };
                 members.extend(member);
             }
@@ -243,11 +265,11 @@ impl EndpointSet {
         members
     }
 
-    fn new_member(&self, place: Place) -> Option<Arc<Member>> {
+    fn new_member(&self, place: Place, tls: Option<Arc<EndpointTls>>) -> Option<Arc<Member>> {
         let config = &self.blueprint.config;
-        let tls = self.blueprint.tls.as_deref();
         let Place { address, host, weight } = place;
-        let template = match PeerTemplate::new(config, tls, &address, host.as_deref()) {
+        let made = PeerTemplate::new(config, tls.as_deref(), &address, host.as_deref());
+        let template = match made {
             Ok(template) => Arc::new(template),
             // Compiling has tried the written addresses, and names resolve to IP addresses.
             Err(error) => {
@@ -257,7 +279,7 @@ impl EndpointSet {
         };
         let health = self.health(&address, host.as_deref());
         let endpoint = self.live.endpoint(&config.name, address);
-        Some(Arc::new(Member { endpoint, weight, host, template, health }))
+        Some(Arc::new(Member { endpoint, weight, host, template, tls, health }))
     }
 
     fn health(
@@ -272,7 +294,7 @@ impl EndpointSet {
             (_, EndpointAddress::Unix(_)) => "localhost".to_owned(),
             (_, address) => address.to_string(),
         });
-        let tls = self.blueprint.tls.as_deref();
+        let tls = config.tls.as_ref();
         let server_name = tls.and_then(|tls| peer::server_name(tls, address, host));
         let key = HealthKey {
             upstream: config.name.clone(),
@@ -281,14 +303,13 @@ impl EndpointSet {
             server_name: server_name.clone(),
             check: check.clone(),
             protocol: config.protocol,
-            tls: tls.map(super::tls::UpstreamTls::identity),
+            tls: config.tls.clone(),
             proxy_protocol: config.proxy_protocol,
         };
-        let probe_tls =
-            self.blueprint.probe_tls.as_ref().zip(server_name).and_then(|(config, server_name)| {
-                let server_name = ServerName::try_from(server_name).ok()?;
-                Some(ProbeTls { config: Arc::clone(config), server_name })
-            });
+        let probe_tls = self.tls.as_ref().zip(server_name).and_then(|(tls, server_name)| {
+            let server_name = ServerName::try_from(server_name).ok()?;
+            Some(ProbeTls { live: Arc::clone(&tls.live), server_name })
+        });
         let health = self.live.health(key, || {
             let probe =
                 Probe::new(check.clone(), address.clone(), config.protocol, probe_tls, authority)

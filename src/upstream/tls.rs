@@ -1,249 +1,240 @@
-//! TLS to endpoints: the authorities that are trusted, read once when a configuration is compiled.
+//! TLS to endpoints, made of an upstream's settings and the files they name.
 //!
-//! Requests use them through Pingora's peer (`peer.rs`), probes through a client configuration of their own (`probe.rs`).
-//! Verification is on unless the configuration says otherwise.
+//! Off the request path: when a configuration is compiled, and when a file changes (`live_tls.rs`). There is one client
+//! configuration for all connections of HTTP/1.1 (`secured.rs`), one for probes, both with the same trust, certificate and
+//! sessions; Pingora makes the connections of HTTP/2, and builds one for each from what stands here. Verification is on
+//! unless the configuration says otherwise.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    sync::{Arc, OnceLock},
-};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use pingora_core::{
-    protocols::tls::CaType,
-    utils::tls::{WrappedX509, parse_x509},
-};
+use pingora_core::{protocols::tls::CaType, utils::tls::CertKey};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
+    ClientConfig,
+    client::{Resumption, danger::ServerCertVerifier},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
-use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use rustls_pki_types::PrivateKeyDer;
+use zeroize::Zeroizing;
 
-use super::{config::UpstreamTlsConfig, raw::UpstreamProtocol};
+use super::{
+    authorities::{AnyCertificate, Authorities, AuthoritiesError, system_roots},
+    raw::UpstreamProtocol,
+    tls_config::UpstreamTlsConfig,
+};
+use crate::{
+    tls::{self, CertificateError, Content, Fingerprint, Pair},
+    types::{KeyPath, Problems},
+};
 
-/// The largest file of authorities, in bytes. The system's whole bundle is a quarter of it.
-const MAX_CA_BYTES: u64 = 1 << 20;
+/// Server names whose sessions are kept for resumption, each with the last few tickets; the one used longest ago goes first.
+const SESSIONS: usize = 256;
 
-/// Why a file of authorities can't be used.
+/// Why there is no TLS to endpoints.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AuthoritiesError {
-    /// It can't be read.
-    #[error("the file can't be read: {0}")]
-    Read(#[source] io::Error),
-    /// It is too large to be what it should be.
-    #[error("the file is larger than {MAX_CA_BYTES} bytes")]
-    TooLarge,
-    /// It is not PEM.
-    #[error("the file is not PEM: {0}")]
-    Pem(#[source] rustls_pki_types::pem::Error),
-    /// It holds no certificate.
-    #[error("there is no certificate in the file")]
-    Empty,
-    /// One of its certificates makes no sense, counted from 1.
-    #[error("certificate {0} in the file can't be used as an authority")]
-    Certificate(usize),
+pub(super) enum UpstreamTlsError {
+    /// The authorities.
+    #[error("authorities of {}", .0.display())]
+    Authorities(PathBuf, #[source] AuthoritiesError),
+    /// The edge's own certificate.
+    #[error(transparent)]
+    ClientCertificate(#[from] CertificateError),
+    /// The key is good, but in no form that the engine takes for HTTP/2.
+    #[error("the private key in {} can't be used for HTTP/2", .0.display())]
+    Key(PathBuf),
+    /// Both are good, and rustls does not take them.
+    #[error("no TLS is possible: {0}")]
+    Config(#[from] rustls::Error),
 }
 
-/// Certificates of authorities, in the forms that their users want.
-pub(super) struct Authorities {
-    roots: Arc<RootCertStore>,
-    for_pingora: Arc<CaType>,
-    fingerprint: [u8; 32],
-}
-
-impl Authorities {
-    /// Reads a PEM file.
-    pub(super) fn read(path: &Path) -> Result<Self, AuthoritiesError> {
-        let mut pem = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_CA_BYTES + 1).read_to_end(&mut pem))
-            .map_err(AuthoritiesError::Read)?;
-        if pem.len() as u64 > MAX_CA_BYTES {
-            return Err(AuthoritiesError::TooLarge);
+impl UpstreamTlsError {
+    /// Adds it to `problems`; `path` is that of `tls`.
+    pub(super) fn report(&self, path: &KeyPath, problems: &mut Problems) {
+        match self {
+            Self::Authorities(_, error) => {
+                problems
+                    .error(&path.key("ca"), error.to_string())
+                    .help("a PEM file with BEGIN CERTIFICATE, one for each authority");
+            }
+            Self::ClientCertificate(error) => {
+                error.report(&path.key("client_certificate"), problems);
+            }
+            Self::Key(_) => {
+                problems.error(&path.key("client_certificate").key("key"), self.to_string());
+            }
+            Self::Config(_) => {
+                problems.error(path, self.to_string());
+            }
         }
-        Self::parse(&pem)
     }
 
-    fn parse(pem: &[u8]) -> Result<Self, AuthoritiesError> {
-        let mut roots = RootCertStore::empty();
-        let mut wrapped = Vec::new();
-        let mut hash = Sha256::new();
-        for (index, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
-            let certificate = certificate.map_err(AuthoritiesError::Pem)?;
-            let bad = AuthoritiesError::Certificate(index + 1);
-            hash.update(&certificate);
-            let for_pingora = wrap(&certificate);
-            let (Ok(()), Some(for_pingora)) = (roots.add(certificate), for_pingora) else {
-                return Err(bad);
-            };
-            wrapped.push(for_pingora);
-        }
-        if wrapped.is_empty() {
-            return Err(AuthoritiesError::Empty);
-        }
-        Ok(Self {
-            roots: Arc::new(roots),
-            for_pingora: Arc::from(wrapped),
-            fingerprint: hash.finalize().into(),
-        })
+    /// Whether time alone mends it.
+    pub(super) fn is_early(&self) -> bool {
+        matches!(self, Self::ClientCertificate(CertificateError::NotYetValid { .. }))
     }
 }
 
-/// A certificate in Pingora's form, whose constructor panics on what it can't read.
-fn wrap(certificate: &CertificateDer<'_>) -> Option<WrappedX509> {
-    X509Certificate::from_der(certificate).ok()?;
-    // Pingora parses with an older version of the same parser; should the two ever differ, that is an error here and not a
-    // panic in the compiler of configurations.
-    let der = certificate.to_vec();
-    std::panic::catch_unwind(move || WrappedX509::new(der, parse_x509)).ok()
+/// The files that TLS settings name, read once.
+pub(super) struct TlsFiles<'a> {
+    settings: &'a UpstreamTlsConfig,
+    ca: Option<Content>,
+    client: Option<Pair<'a>>,
 }
 
-/// The TLS settings of an upstream with the files they name.
-pub(super) struct UpstreamTls {
-    config: UpstreamTlsConfig,
-    authorities: Option<Authorities>,
+/// TLS to the endpoints of an upstream, with what its files said.
+pub(super) struct EndpointTls {
+    identity: TlsIdentity,
+    http1: Arc<ClientConfig>,
+    probes: Arc<ClientConfig>,
+    engine: Option<EngineTls>,
+    /// The end of the edge's own certificate, in seconds since 1970.
+    client_not_after: Option<i64>,
+}
+
+/// What Pingora makes connections that may be HTTP/2 from.
+#[derive(Default)]
+pub(super) struct EngineTls {
+    /// Where they are not the system's.
+    pub(super) authorities: Option<Arc<CaType>>,
+    pub(super) client: Option<Arc<CertKey>>,
 }
 
 /// What tells two TLS settings apart, the content of the files included.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TlsIdentity {
-    config: UpstreamTlsConfig,
-    authorities: Option<[u8; 32]>,
+    settings: UpstreamTlsConfig,
+    content: Fingerprint,
 }
 
-impl UpstreamTls {
-    /// Reads the files that the settings name.
-    pub(super) fn load(config: &UpstreamTlsConfig) -> Result<Self, AuthoritiesError> {
-        let authorities = config.ca.as_deref().map(Authorities::read).transpose()?;
-        Ok(Self { config: config.clone(), authorities })
-    }
-
-    pub(super) fn config(&self) -> &UpstreamTlsConfig {
-        &self.config
-    }
-
-    /// The authorities for Pingora, where they are not the system's.
-    pub(super) fn authorities(&self) -> Option<&Arc<CaType>> {
-        self.authorities.as_ref().map(|authorities| &authorities.for_pingora)
-    }
-
-    pub(super) fn identity(&self) -> TlsIdentity {
-        TlsIdentity {
-            config: self.config.clone(),
-            authorities: self.authorities.as_ref().map(|authorities| authorities.fingerprint),
+impl<'a> TlsFiles<'a> {
+    /// Reads them; what goes wrong shows in [`Self::load`].
+    pub(super) fn read(settings: &'a UpstreamTlsConfig) -> Self {
+        let client = settings.client_certificate.as_ref();
+        Self {
+            settings,
+            ca: settings.ca.as_deref().map(tls::read),
+            client: client.map(|files| Pair::read(&files.chain, &files.key)),
         }
     }
 
-    /// The client configuration for probes; the same trust as requests have.
-    pub(super) fn probe_config(
-        &self,
+    /// What tells this content from another.
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        tls::fingerprint_of(self.ca.iter().chain(self.client.iter().flat_map(Pair::contents)))
+    }
+
+    /// Parses and checks them, for an upstream that speaks `protocol`.
+    pub(super) fn load(
+        self,
         protocol: UpstreamProtocol,
-    ) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?;
-        let builder = if self.config.insecure_skip_verify {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        } else {
-            let own = self.authorities.as_ref().map(|authorities| &authorities.roots);
-            builder.with_root_certificates(Arc::clone(own.unwrap_or_else(|| system_roots())))
+        now: SystemTime,
+    ) -> Result<EndpointTls, UpstreamTlsError> {
+        let content = self.fingerprint();
+        let Self { settings, ca, client } = self;
+        let authorities = ca
+            .map(|content| {
+                let path = settings.ca.clone().unwrap_or_default();
+                Authorities::load(content)
+                    .map_err(|error| UpstreamTlsError::Authorities(path, error))
+            })
+            .transpose()?;
+        let client = client.map(|pair| pair.load_with_key(now)).transpose()?;
+        let engine = match protocol {
+            UpstreamProtocol::Http1 => None,
+            UpstreamProtocol::Http2 | UpstreamProtocol::Auto => {
+                let own = client.as_ref();
+                let files = settings.client_certificate.as_ref();
+                let unusable = || {
+                    UpstreamTlsError::Key(files.map(|files| files.key.clone()).unwrap_or_default())
+                };
+                Some(EngineTls {
+                    authorities: authorities.as_ref().map(|own| Arc::clone(&own.for_pingora)),
+                    client: own
+                        .map(|(loaded, key)| for_pingora(&loaded.key, key).ok_or_else(unusable))
+                        .transpose()?,
+                })
+            }
         };
-        let mut config = builder.with_no_client_auth();
-        let protocols: &[&[u8]] = match protocol {
-            UpstreamProtocol::Http1 => &[b"http/1.1"],
-            UpstreamProtocol::Http2 => &[b"h2"],
-            UpstreamProtocol::Auto => &[b"h2", b"http/1.1"],
+        let client_not_after = client.as_ref().map(|(loaded, _)| loaded.not_after);
+        let base = client_config(settings, authorities, client.map(|(loaded, _)| loaded.key))?;
+        let speaking = |protocols: &[&[u8]]| {
+            let mut config = base.clone();
+            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            Arc::new(config)
         };
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Ok(Arc::new(config))
+        let http1 = speaking(&[b"http/1.1"]);
+        let probes = match protocol {
+            UpstreamProtocol::Http1 => Arc::clone(&http1),
+            UpstreamProtocol::Http2 => speaking(&[b"h2"]),
+            UpstreamProtocol::Auto => speaking(&[b"h2", b"http/1.1"]),
+        };
+        let identity = TlsIdentity { settings: settings.clone(), content };
+        Ok(EndpointTls { identity, http1, probes, engine, client_not_after })
     }
 }
 
-/// The system's authorities, read once. Without any, every verification fails, which the probes report.
-fn system_roots() -> &'static Arc<RootCertStore> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    ROOTS.get_or_init(|| {
-        let mut roots = RootCertStore::empty();
-        let found = rustls_native_certs::load_native_certs();
-        roots.add_parsable_certificates(found.certs);
-        if roots.is_empty() {
-            tracing::warn!("the system has no certificate authorities");
-        }
-        Arc::new(roots)
-    })
-}
-
-/// Takes any certificate, but still has the peer prove that it holds the key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+impl EndpointTls {
+    pub(super) fn settings(&self) -> &UpstreamTlsConfig {
+        &self.identity.settings
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signature, algorithms)
+    pub(super) fn identity(&self) -> &TlsIdentity {
+        &self.identity
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+    /// What its files held.
+    pub(super) fn content(&self) -> Fingerprint {
+        self.identity.content
     }
 
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+    /// For connections of HTTP/1.1.
+    pub(super) fn http1(&self) -> &Arc<ClientConfig> {
+        &self.http1
+    }
+
+    /// For probes, by the upstream's protocol.
+    pub(super) fn probes(&self) -> &Arc<ClientConfig> {
+        &self.probes
+    }
+
+    /// For connections that may be HTTP/2, where the upstream has such.
+    pub(super) fn engine(&self) -> Option<&EngineTls> {
+        self.engine.as_ref()
+    }
+
+    /// The end of the edge's own certificate, in seconds since 1970.
+    pub(super) fn client_not_after(&self) -> Option<i64> {
+        self.client_not_after
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The client configuration without protocols. Its clones share sessions.
+fn client_config(
+    settings: &UpstreamTlsConfig,
+    authorities: Option<Authorities>,
+    client: Option<Arc<CertifiedKey>>,
+) -> Result<ClientConfig, rustls::Error> {
+    let provider = tls::provider();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()?;
+    let builder = if settings.insecure_skip_verify {
+        let any: Arc<dyn ServerCertVerifier> = Arc::new(AnyCertificate(Arc::clone(provider)));
+        builder.dangerous().with_custom_certificate_verifier(any)
+    } else {
+        let own = authorities.map(|own| own.roots);
+        builder.with_root_certificates(own.unwrap_or_else(|| Arc::clone(system_roots())))
+    };
+    let mut config = match client {
+        None => builder.with_no_client_auth(),
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+    };
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
+    Ok(config)
+}
 
-    fn authority(name: &str) -> String {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.self_signed(&key).unwrap().pem()
-    }
-
-    #[test]
-    fn a_file_of_authorities_is_read_whole_or_refused() {
-        let (one, two) = (authority("one"), authority("two"));
-        let both = Authorities::parse(format!("{one}\n# and\n{two}").as_bytes()).unwrap();
-        assert_eq!((both.roots.len(), both.for_pingora.len()), (2, 2));
-        let only = Authorities::parse(one.as_bytes()).unwrap();
-        assert_ne!(only.fingerprint, both.fingerprint);
-
-        let junk = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-        let error = |pem: &str| Authorities::parse(pem.as_bytes()).err().unwrap();
-        assert!(matches!(error(&format!("{one}{junk}")), AuthoritiesError::Certificate(2)));
-        assert!(matches!(error(""), AuthoritiesError::Empty));
-        assert!(matches!(error("-----BEGIN CERTIFICATE-----\nMAA=\n"), AuthoritiesError::Pem(_)));
-        let missing = Authorities::read(Path::new("/nowhere/ca.pem")).err().unwrap();
-        assert!(matches!(missing, AuthoritiesError::Read(_)));
-    }
+/// A certificate in Pingora's form. `None` where Pingora would panic on it, at each connection.
+fn for_pingora(certificate: &CertifiedKey, key: &Zeroizing<Vec<u8>>) -> Option<Arc<CertKey>> {
+    PrivateKeyDer::try_from(key.as_slice()).ok()?;
+    let chain: Vec<Vec<u8>> = certificate.cert.iter().map(|der| der.to_vec()).collect();
+    let key = key.to_vec();
+    // Pingora parses with an older version of the parser that has passed the chain.
+    std::panic::catch_unwind(move || Arc::new(CertKey::new(chain, key))).ok()
 }

@@ -1,0 +1,164 @@
+//! TLS to endpoints while the edge runs: made anew when a file changes, without a reload.
+//!
+//! One for all upstreams with equal settings; it outlives snapshots (`live.rs`). Endpoint sets are told of a change and make
+//! their peers anew, whose connections the pool keeps apart from those of before; probes take what is in force at each run.
+//! What can't be used never takes a place: the old one stays, and the log says why, once.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use super::{
+    raw::UpstreamProtocol,
+    task::{TaskGuard, TaskSlot},
+    tls::{EndpointTls, TlsFiles},
+    tls_config::UpstreamTlsConfig,
+    watch::Watchers,
+};
+use crate::tls::{self, Fingerprint, Freshness, Offer, Timing, Watched};
+
+/// What live TLS is found by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct LiveTlsKey {
+    pub(super) settings: UpstreamTlsConfig,
+    pub(super) protocol: UpstreamProtocol,
+}
+
+/// TLS to endpoints, replaced in place.
+pub(super) struct LiveTls {
+    key: LiveTlsKey,
+    in_force: ArcSwap<EndpointTls>,
+    freshness: Mutex<Freshness>,
+    /// It was told that the edge's own certificate is past its time.
+    has_told: AtomicBool,
+    watchers: Watchers,
+    task: TaskSlot,
+}
+
+impl LiveTls {
+    pub(super) fn new(key: LiveTlsKey, loaded: Arc<EndpointTls>) -> Self {
+        Self {
+            key,
+            freshness: Mutex::new(Freshness::of(Some(loaded.content()))),
+            in_force: ArcSwap::new(loaded),
+            has_told: AtomicBool::new(false),
+            watchers: Watchers::default(),
+            task: TaskSlot::default(),
+        }
+    }
+
+    /// What connections are made with now.
+    pub(super) fn in_force(&self) -> Arc<EndpointTls> {
+        self.in_force.load_full()
+    }
+
+    /// Who is told when that changes.
+    pub(super) fn watchers(&self) -> &Watchers {
+        &self.watchers
+    }
+
+    /// Looks at the files until all guards are dropped. `None` where there are no files.
+    pub(super) fn run(self: &Arc<Self>, handle: &Handle) -> Option<Arc<TaskGuard>> {
+        let settings = &self.key.settings;
+        if settings.ca.is_none() && settings.client_certificate.is_none() {
+            return None;
+        }
+        let watching = || tls::watch(Arc::downgrade(self), settings.clone(), Timing::default());
+        Some(self.task.share(handle, watching))
+    }
+
+    /// Takes what was read and found good.
+    pub(super) fn take(&self, loaded: Arc<EndpointTls>) {
+        let content = loaded.content();
+        let is_new = {
+            let mut freshness = self.freshness();
+            let is_new = !freshness.has_taken(content);
+            if is_new {
+                self.in_force.store(loaded);
+                self.has_told.store(false, Ordering::Relaxed);
+            }
+            *freshness = Freshness::of(Some(content));
+            is_new
+        };
+        if is_new {
+            info!(
+                ca = ?self.key.settings.ca,
+                client_certificate = ?self.chain(),
+                "authorities or client certificate towards upstreams replaced"
+            );
+            self.watchers.notify();
+        }
+    }
+
+    fn chain(&self) -> Option<&std::path::Path> {
+        self.key.settings.client_certificate.as_ref().map(|files| files.chain.as_path())
+    }
+
+    fn freshness(&self) -> MutexGuard<'_, Freshness> {
+        self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched for LiveTls {
+    type Files = UpstreamTlsConfig;
+
+    fn fingerprint(settings: &UpstreamTlsConfig) -> Fingerprint {
+        TlsFiles::read(settings).fingerprint()
+    }
+
+    fn is_settled(&self, content: Fingerprint) -> bool {
+        self.freshness().is_settled(content)
+    }
+
+    /// Tells once of a client certificate that is past its time: endpoints will refuse it.
+    fn age(&self) {
+        let Some(not_after) = self.in_force.load().client_not_after() else { return };
+        if not_after < tls::unix_seconds(SystemTime::now())
+            && !self.has_told.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                client_certificate = ?self.chain(),
+                not_after = tls::date(not_after),
+                "the client certificate towards upstreams has expired"
+            );
+        }
+    }
+
+    fn offer(&self, settings: &UpstreamTlsConfig, seen: Fingerprint) {
+        let files = TlsFiles::read(settings);
+        let content = files.fingerprint();
+        if content != seen {
+            return;
+        }
+        let offer = self.freshness().offered(content);
+        match offer {
+            Offer::Settled => return,
+            Offer::AsBefore => {
+                info!(
+                    ca = ?settings.ca,
+                    client_certificate = ?self.chain(),
+                    "TLS files of upstreams are as before again"
+                );
+                return;
+            }
+            Offer::New => {}
+        }
+        match files.load(self.key.protocol, SystemTime::now()) {
+            Ok(loaded) => self.take(Arc::new(loaded)),
+            Err(error) => {
+                let text = tls::with_sources(&error);
+                if self.freshness().refuse(content, text.clone(), error.is_early()) {
+                    warn!(error = text, "TLS files of upstreams not taken; the old ones are kept");
+                }
+            }
+        }
+    }
+}
