@@ -162,3 +162,56 @@ impl Watched for LiveTls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use super::*;
+    use crate::upstream::tls_config::CertificateFiles;
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_that_has_expired_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CertificateFiles {
+            chain: folder.path().join("edge.pem"),
+            key: folder.path().join("edge.key"),
+        };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["edge.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        std::fs::write(&files.chain, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        let settings =
+            UpstreamTlsConfig { client_certificate: Some(files), ..UpstreamTlsConfig::default() };
+        let while_it_was_good = SystemTime::UNIX_EPOCH + Duration::from_hours(442_000);
+        let protocol = UpstreamProtocol::Http1;
+        let loaded = TlsFiles::read(&settings).load(protocol, while_it_was_good).unwrap();
+        let live = LiveTls::new(LiveTlsKey { settings, protocol }, Arc::new(loaded));
+        let log = Log::default();
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            live.age();
+            live.age();
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(log.matches("has expired").count(), 1, "{log}");
+        assert!(log.contains("edge.pem") && log.contains("2021-01-01"), "{log}");
+    }
+}

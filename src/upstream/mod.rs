@@ -33,6 +33,8 @@ mod tls_config;
 mod watch;
 
 #[cfg(test)]
+mod connection_cost;
+#[cfg(test)]
 mod test_origin;
 #[cfg(test)]
 mod tests;

@@ -5,15 +5,29 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tonic_health::server::HealthReporter;
 
 use super::Origin;
-use crate::harness::Certificate;
+use crate::harness::{Authority, Certificate};
 
 /// An origin to be started.
 pub struct Builder {
     options: Options,
     certificate: Option<Certificate>,
+}
+
+/// How it shakes hands.
+pub(super) struct TlsOptions {
+    alpn: &'static [&'static str],
+    clients: Option<CertificateDer<'static>>,
+}
+
+impl TlsOptions {
+    /// With this certificate.
+    pub(super) fn config(&self, certificate: &Certificate) -> Arc<ServerConfig> {
+        certificate.server_config_asking(self.clients.as_ref(), self.alpn)
+    }
 }
 
 /// What an origin does.
@@ -23,7 +37,7 @@ pub(super) struct Options {
     pub(super) headers: HeaderMap,
     pub(super) delay: Duration,
     pub(super) protocol: Protocol,
-    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) tls: TlsOptions,
     pub(super) unix: Option<PathBuf>,
     pub(super) keep_alive: Option<Duration>,
     pub(super) requests_per_connection: Option<u64>,
@@ -70,7 +84,7 @@ impl Default for Builder {
                 headers: HeaderMap::new(),
                 delay: Duration::ZERO,
                 protocol: Protocol::Either,
-                tls: None,
+                tls: TlsOptions { alpn: &[], clients: None },
                 unix: None,
                 keep_alive: None,
                 requests_per_connection: None,
@@ -125,6 +139,12 @@ impl Builder {
     /// Speaks TLS with this certificate.
     pub fn tls(mut self, certificate: &Certificate) -> Self {
         self.certificate = Some(certificate.clone());
+        self
+    }
+
+    /// Takes only clients that show a certificate of this authority; with [`Self::tls`].
+    pub fn asking_for_certificates(mut self, authority: &Authority) -> Self {
+        self.options.tls.clients = Some(authority.der().clone());
         self
     }
 
@@ -225,12 +245,12 @@ impl Builder {
 
     /// Starts it.
     pub fn start(mut self) -> Origin {
-        let alpn: &[&str] = match self.options.protocol {
+        self.options.tls.alpn = match self.options.protocol {
             Protocol::Either => &["h2", "http/1.1"],
             Protocol::Http1 => &["http/1.1"],
             Protocol::Http2 => &["h2"],
         };
-        self.options.tls = self.certificate.map(|certificate| certificate.server_config(alpn));
-        Origin::start(self.options)
+        let tls = self.certificate.map(|certificate| self.options.tls.config(&certificate));
+        Origin::start(self.options, tls)
     }
 }

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::{
-    Address, Shared,
+    Address, Handshake, Shared,
     builder::Protocol,
     lock,
     service::{Ended, answer},
@@ -134,7 +134,8 @@ async fn serve(stream: Stream, shared: Arc<Shared>) {
     if shared.is_resetting.load(Ordering::SeqCst) {
         return reset(stream).await;
     }
-    match (stream, shared.options.tls.clone()) {
+    let tls = lock(&shared.tls).clone();
+    match (stream, tls) {
         (Stream::Tcp(stream), None) => {
             let _ = stream.set_nodelay(true);
             speak(stream, number, shared).await;
@@ -143,11 +144,13 @@ async fn serve(stream: Stream, shared: Arc<Shared>) {
         (Stream::Tcp(stream), Some(tls)) => {
             let _ = stream.set_nodelay(true);
             if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                lock(&shared.handshakes).push(Handshake::of(stream.get_ref().1));
                 speak(stream, number, shared).await;
             }
         }
         (Stream::Unix(stream), Some(tls)) => {
             if let Ok(stream) = TlsAcceptor::from(tls).accept(stream).await {
+                lock(&shared.handshakes).push(Handshake::of(stream.get_ref().1));
                 speak(stream, number, shared).await;
             }
         }

@@ -26,6 +26,7 @@ use std::{
 };
 
 use http::StatusCode;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -40,7 +41,10 @@ pub use recording::{RecordingOrigin, Reply, Seen};
 pub use service::pattern;
 pub use tcp::{Play, TcpOrigin};
 
-use super::runtime::{block_on, spawn};
+use super::{
+    Certificate,
+    runtime::{block_on, spawn},
+};
 use builder::Options;
 use listening::Listening;
 use recorded::Records;
@@ -95,6 +99,30 @@ struct Shared {
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
     records: Records,
+    tls: Mutex<Option<Arc<ServerConfig>>>,
+    handshakes: Mutex<Vec<Handshake>>,
+}
+
+/// A TLS handshake that ended well.
+#[derive(Clone, Debug)]
+pub struct Handshake {
+    /// It went on with an earlier session.
+    pub is_resumed: bool,
+    /// The name that was asked for.
+    pub server_name: Option<String>,
+    /// The client's certificate, DER.
+    pub client: Option<Vec<u8>>,
+}
+
+impl Handshake {
+    fn of(connection: &ServerConnection) -> Self {
+        let leaf = connection.peer_certificates().and_then(<[_]>::first);
+        Self {
+            is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            server_name: connection.server_name().map(ToOwned::to_owned),
+            client: leaf.map(|leaf| leaf.to_vec()),
+        }
+    }
 }
 
 impl Origin {
@@ -108,7 +136,7 @@ impl Origin {
         Builder::default()
     }
 
-    fn start(options: Options) -> Self {
+    fn start(options: Options, tls: Option<Arc<ServerConfig>>) -> Self {
         let shared = Arc::new(Shared {
             status: Mutex::new(options.status),
             delay: Mutex::new(options.delay),
@@ -123,6 +151,8 @@ impl Origin {
             in_flight: AtomicUsize::new(0),
             most_in_flight: AtomicUsize::new(0),
             records: Records::default(),
+            tls: Mutex::new(tls),
+            handshakes: Mutex::default(),
             options,
         });
         let listening = block_on(async {
@@ -170,6 +200,16 @@ impl Origin {
     /// Connections ever taken.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Its TLS handshakes, first to last.
+    pub fn handshakes(&self) -> Vec<Handshake> {
+        lock(&self.shared.handshakes).clone()
+    }
+
+    /// Shakes hands with another certificate from now on.
+    pub fn set_certificate(&self, certificate: &Certificate) {
+        *lock(&self.shared.tls) = Some(self.shared.options.tls.config(certificate));
     }
 
     /// Connections open now.
