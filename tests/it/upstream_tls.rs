@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::{
     assert_eventually,
-    harness::{Authority, Certificate, Edge, Origin, origin::Builder},
+    harness::{Authority, Certificate, Edge, Origin, Play, TcpOrigin, origin::Builder},
 };
 
 /// A look at files, what must stay still, a handshake; on a machine that has other work.
@@ -139,6 +139,48 @@ fn the_name_is_asked_for_and_verified() {
             }
         }
     }
+}
+
+#[test]
+fn a_handshake_that_fails_or_never_ends_is_told_as_such() {
+    let setting = Setting::new();
+    let other = setting.endpoints.issue(&["other.test"]);
+    for protocol in ["http1", "http2"] {
+        let refusing = Origin::builder().tls(&other).start();
+        // It takes the connection, and reads.
+        let silent = TcpOrigin::playing(Play::AnswerAtEnd("".into()));
+        for (address, status, error) in
+            [(refusing.address(), 502, "upstream_tls"), (silent.address(), 504, "connect_timeout")]
+        {
+            let more = format!(
+                "protocol = \"{protocol}\"\nproxy_protocol = \"v1\"\n\
+                 retries = {{ tries = 1 }}\ntimeouts = {{ connect = \"700ms\" }}"
+            );
+            let more = if status == 502 { more.replace("\"v1\"", "\"off\"") } else { more };
+            let edge = Edge::start(&[&address], &setting.text("ca = \"{folder}/ca.pem\"", &more));
+            edge.client().host("a.test").get("/").send().assert_status(status);
+            assert_eventually!(edge.access_log().len() == 1);
+            assert_eq!(edge.access_log()[0]["error"], error, "{protocol}");
+        }
+        // The PROXY header goes before the handshake.
+        let received = silent.received();
+        let text = received.first().unwrap();
+        let end = text.windows(2).position(|window| window == b"\r\n").unwrap() + 2;
+        assert!(text.starts_with(b"PROXY TCP4 127.0.0.1 "), "{text:?}");
+        assert_eq!(text.get(end), Some(&0x16), "a handshake's record: {text:?}");
+    }
+}
+
+#[test]
+fn web_sockets_go_over_tls_with_the_certificate() {
+    let setting = Setting::new();
+    let origin = setting.strict().http1().web_socket().start();
+    let edge = Edge::start(&[&origin], &setting.with_certificate(""));
+    let mut socket = edge.client().host("a.test").web_socket("/").unwrap();
+    let long = "x".repeat(200_000);
+    assert_eq!(socket.echo(&long), long);
+    socket.close().unwrap();
+    assert_eventually!(origin.open_connections() == 0);
 }
 
 #[test]
