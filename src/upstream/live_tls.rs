@@ -184,9 +184,17 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_client_certificate_that_has_expired_is_told_once() {
-        let folder = tempfile::tempdir().unwrap();
+    /// Everything that is logged meanwhile.
+    fn logged(act: impl FnOnce()) -> String {
+        let log = Log::default();
+        let to = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
+        tracing::subscriber::with_default(subscriber, act);
+        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// TLS with a certificate in `folder` that was good in the year 2020, and was loaded then.
+    fn of_2020(folder: &tempfile::TempDir) -> (UpstreamTlsConfig, LiveTls) {
         let files = CertificateFiles {
             chain: folder.path().join("edge.pem"),
             key: folder.path().join("edge.key"),
@@ -202,16 +210,35 @@ mod tests {
         let while_it_was_good = SystemTime::UNIX_EPOCH + Duration::from_hours(442_000);
         let protocol = UpstreamProtocol::Http1;
         let loaded = TlsFiles::read(&settings).load(protocol, while_it_was_good).unwrap();
-        let live = LiveTls::new(LiveTlsKey { settings, protocol }, Arc::new(loaded));
-        let log = Log::default();
-        let to = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_writer(move || to.clone()).finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let key = LiveTlsKey { settings: settings.clone(), protocol };
+        (settings, LiveTls::new(key, Arc::new(loaded)))
+    }
+
+    #[test]
+    fn a_client_certificate_that_has_expired_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, live) = of_2020(&folder);
+        let log = logged(|| {
             live.age();
             live.age();
         });
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
         assert_eq!(log.matches("has expired").count(), 1, "{log}");
         assert!(log.contains("edge.pem") && log.contains("2021-01-01"), "{log}");
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_told_once_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (settings, live) = of_2020(&folder);
+        let before = live.in_force();
+        std::fs::write(folder.path().join("edge.pem"), "rubbish").unwrap();
+        let content = LiveTls::fingerprint(&settings);
+        let log = logged(|| {
+            live.offer(&settings, content);
+            live.offer(&settings, content);
+        });
+        assert_eq!(log.matches("not taken").count(), 1, "{log}");
+        assert!(log.contains("edge.pem has no certificate in it"), "{log}");
+        assert!(live.is_settled(content) && Arc::ptr_eq(&before, &live.in_force()));
     }
 }
