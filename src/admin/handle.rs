@@ -11,7 +11,9 @@ use http_body_util::Full;
 use hyper::body::Body;
 use serde_json::json;
 
-use super::{Control, Readiness, ReloadOutcome, Token, access, access::Refused, log_level};
+use super::{
+    Control, Readiness, ReloadOutcome, Token, access, access::Refused, certificates, log_level,
+};
 use crate::telemetry::metrics;
 
 const PATHS: &str = "\
@@ -22,6 +24,10 @@ GET    /ready             200: send traffic here; 503: starting or draining
 GET    /metrics           Prometheus metrics
 GET    /v1/status         what is in force and how it does, as JSON
 POST   /v1/config/reload  read the configuration again
+POST   /v1/certificates/renew?site=NAME
+                          order the certificate of a site now
+POST   /v1/acme/roll-account-key?authority=NAME
+                          take a new key for the account with an authority
 GET    /v1/log/level      how much the edge logs
 PUT    /v1/log/level      change it: {\"level\": \"debug\", \"for\": \"10m\"}
 DELETE /v1/log/level      end the change
@@ -63,7 +69,15 @@ where
         ("/metrics", true) => answer(StatusCode::OK, PROMETHEUS, context.control.metrics()),
         ("/v1/status", true) => status(context),
         ("/v1/config/reload", _) if *method == Method::POST => reload(context).await,
-        ("/v1/config/reload", _) => method_not_allowed("POST"),
+        ("/v1/certificates/renew", _) if *method == Method::POST => {
+            certificates::renew(request.uri().query(), context)
+        }
+        ("/v1/acme/roll-account-key", _) if *method == Method::POST => {
+            certificates::roll_account_key(request.uri().query(), context).await
+        }
+        ("/v1/config/reload" | "/v1/certificates/renew" | "/v1/acme/roll-account-key", _) => {
+            method_not_allowed("POST")
+        }
         ("/v1/log/level", _) => log_level::answer(request, context).await,
         ("/" | "/live" | "/ready" | "/metrics" | "/v1/status", false) => {
             method_not_allowed("GET, HEAD")

@@ -7,6 +7,7 @@
 //! loopback host name where none is (DNS rebinding). Nothing is changed by a request from another site's page.
 
 mod access;
+mod certificates;
 mod handle;
 mod log_level;
 mod server;
@@ -21,8 +22,8 @@ use crate::telemetry::logging::Logging;
 pub use self::{
     server::AdminServer,
     status::{
-        CertificateStatus, ConfigurationStatus, EndpointStatus, HealthStatus, ListenerStatus,
-        NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        CertificateOrigin, CertificateStatus, ConfigurationStatus, EndpointStatus, HealthStatus,
+        ListenerStatus, NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
     },
     token::{Token, TokenError},
 };
@@ -46,6 +47,30 @@ pub trait Control: Send + Sync + 'static {
     /// Reads the configuration again and puts it in force if it is right. Runs to its end, also when the client that
     /// asked for it goes away. Calls may overlap.
     fn reload(&self) -> BoxFuture<'_, ReloadOutcome>;
+
+    /// Has the certificate of a site ordered now, without waiting for it.
+    fn renew(&self, _site: &str) -> RenewalOutcome {
+        RenewalOutcome::NoSite
+    }
+
+    /// Has the account with an ACME authority take a new key.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    fn roll_account_key(&self, _authority: String) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Err("there is no such authority".to_owned()) })
+    }
+}
+
+/// What asking for a renewal came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenewalOutcome {
+    /// It is ordered.
+    Ordered,
+    /// The site's certificate is not one that is ordered.
+    NotOrdered,
+    /// There is no such site with TLS.
+    NoSite,
 }
 
 /// Whether traffic should be sent to this edge.

@@ -166,6 +166,51 @@ pub struct CertificateStatus {
     pub issuer: String,
     /// When it ends.
     pub not_after: String,
+    /// Where it comes from.
+    #[serde(default)]
+    pub source: CertificateOrigin,
+    /// The certificate of the edge's own authority stands in for one that is ordered.
+    #[serde(default)]
+    pub standing_in: bool,
+    /// The ACME authority that issued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// When the authority issued it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<String>,
+    /// When it is ordered anew, or tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_renewal: Option<String>,
+    /// Orders that failed since the process started.
+    #[serde(default)]
+    pub failures: u64,
+    /// Why nothing newer is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CertificateOrigin {
+    /// It is ordered and renewed by ACME.
+    Acme,
+    /// The edge's own authority.
+    #[default]
+    Internal,
+    /// Files.
+    Files,
+}
+
+impl CertificateOrigin {
+    /// The word that is shown.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Acme => "acme",
+            Self::Internal => "internal",
+            Self::Files => "files",
+        }
+    }
 }
 
 /// What a route has counted since the process started.

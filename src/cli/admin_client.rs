@@ -159,7 +159,7 @@ impl AdminClient {
     pub async fn request(
         &self,
         method: Method,
-        path: &'static str,
+        path: &str,
         deadline: Duration,
     ) -> Result<Answer, ClientError> {
         let exchange = async {
@@ -187,7 +187,7 @@ impl AdminClient {
         stream: io::Result<S>,
         host: &str,
         method: Method,
-        path: &'static str,
+        path: &str,
     ) -> Result<Answer, ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -204,14 +204,14 @@ impl AdminClient {
         stream: S,
         host: &str,
         method: Method,
-        path: &'static str,
+        path: &str,
     ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.method_mut() = method;
-        *request.uri_mut() = Uri::from_static(path);
+        *request.uri_mut() = path.parse()?;
         request.headers_mut().insert(HOST, HeaderValue::from_str(host)?);
         if let Some(token) = &self.token {
             let mut value = HeaderValue::from_bytes(&[b"Bearer ", token.expose()].concat())?;

@@ -4,6 +4,7 @@
 
 pub mod admin_client;
 pub mod backup;
+pub mod certificates;
 pub mod check;
 mod open_files;
 pub mod origin;
@@ -39,6 +40,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
+    Certificates(certificates::CertificatesArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Origin(origin::OriginArgs),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => return check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Certificates(args) => certificates::run(args),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Origin(args) => origin::run_to_the_end(args),

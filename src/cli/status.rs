@@ -81,7 +81,7 @@ pub fn run(args: &StatusArgs) -> anyhow::Result<()> {
 }
 
 /// Prints; that the reader has gone (`| head`) is no error.
-fn print(text: &str) -> anyhow::Result<()> {
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
     match anstream::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result.context("standard output can't be written"),
@@ -90,16 +90,27 @@ fn print(text: &str) -> anyhow::Result<()> {
 
 /// Asks, and makes what is printed.
 async fn text(client: &AdminClient, is_json: bool) -> anyhow::Result<String> {
+    let body = ask(client, Method::GET, "/v1/status").await?;
+    if is_json {
+        return Ok(format!("{}\n", body.trim_end()));
+    }
+    Ok(render(&parse(client, &body)?, SystemTime::now()))
+}
+
+/// What an edge answers to a request that goes well.
+///
+/// # Errors
+/// No edge answers, or it refuses: in its words.
+pub(super) async fn ask(
+    client: &AdminClient,
+    method: Method,
+    path: &str,
+) -> anyhow::Result<String> {
     let address = client.address();
-    let answer = client.request(Method::GET, "/v1/status", DEADLINE).await?;
-    let body = String::from_utf8_lossy(&answer.body);
+    let answer = client.request(method, path, DEADLINE).await?;
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
     match answer.status {
-        StatusCode::OK if is_json => Ok(format!("{}\n", body.trim_end())),
-        StatusCode::OK => {
-            let status = serde_json::from_str(&body)
-                .with_context(|| format!("what {address} answers is no status of an edge"))?;
-            Ok(render(&status, SystemTime::now()))
-        }
+        StatusCode::OK | StatusCode::ACCEPTED => Ok(body),
         StatusCode::UNAUTHORIZED => {
             bail!("the edge at {address} asks for the admin token; give it with --token-file")
         }
@@ -110,6 +121,13 @@ async fn text(client: &AdminClient, is_json: bool) -> anyhow::Result<String> {
             bail!("{address} answers {status}: {}", printable(reason))
         }
     }
+}
+
+/// Reads a status.
+pub(super) fn parse(client: &AdminClient, body: &str) -> anyhow::Result<Status> {
+    let address = client.address();
+    serde_json::from_str(body)
+        .with_context(|| format!("what {address} answers is no status of an edge"))
 }
 
 /// The status for people, with colours.
@@ -267,6 +285,7 @@ fn certificates(status: &Status, now: Timestamp) -> String {
     for certificate in &status.certificates {
         let left = seconds_since(&certificate.not_after, now).map(|since| -since);
         let (state, ends) = match left {
+            Some(left) if certificate.standing_in => ("stand-in", format!("in {}", span(left))),
             None => ("unknown", certificate.not_after.clone()),
             Some(left) if left <= 0 => ("expired", format!("{} ago", span(-left))),
             Some(left) if left < CERTIFICATE_SOON => ("ending", format!("in {}", span(left))),
@@ -305,6 +324,15 @@ fn routes(status: &Status) -> String {
 fn seconds_since(rfc3339: &str, now: Timestamp) -> Option<i64> {
     let at: Timestamp = rfc3339.parse().ok()?;
     Some(now.as_second().saturating_sub(at.as_second()))
+}
+
+/// `in 5m 3s`, `5m 3s ago`, or the text itself where it is no time.
+pub(super) fn when(rfc3339: &str, now: Timestamp) -> String {
+    match seconds_since(rfc3339, now) {
+        None => printable(rfc3339),
+        Some(since) if since < 0 => format!("in {}", span(-since)),
+        Some(since) => format!("{} ago", span(since)),
+    }
 }
 
 /// `5m 3s ago`, or the text itself where it is no time.

@@ -166,7 +166,9 @@ impl Document {
 mod tests {
     use super::*;
     use crate::{
-        route::TargetConfig, tls::CertificateSource, types::EndpointAddress,
+        route::TargetConfig,
+        tls::{CertificateSource, acme::KeyType},
+        types::EndpointAddress,
         upstream::UpstreamConfig,
     };
 
@@ -227,12 +229,14 @@ mod tests {
     #[test]
     fn public_names_get_their_certificate_by_acme() {
         let loaded = load_text(&SITE.replace("shop.test", "shop.example.com")).unwrap();
-        assert_eq!(loaded.config.sites[0].certificate, CertificateSource::Acme);
-        assert_eq!(loaded.report.warnings(), 1);
+        assert_eq!(loaded.config.sites[0].certificate, CertificateSource::Acme(KeyType::Ecdsa));
+        assert!(loaded.report.is_empty(), "{}", loaded.report);
+        let wildcard = SITE.replace("shop.test", "*.shop.example.com");
+        assert_eq!(load_text(&wildcard).unwrap().report.warnings(), 1);
         // No TLS listener, no certificate, no warning.
         let plain = format!(
             "[listeners.web]\naddress = \":80\"\n{}",
-            SITE.replace("shop.test", "shop.example.com")
+            SITE.replace("shop.test", "*.shop.example.com")
         );
         assert!(load_text(&plain).unwrap().report.is_empty());
     }

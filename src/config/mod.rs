@@ -36,7 +36,7 @@ pub use sent_on::{
     RawProxyFromTable, RawTcp,
 };
 pub use server::{
-    AdminConfig, RawAcme, RawAdmin, RawReload, RawServer, ReloadConfig, ServerConfig, WorkerLayout,
+    AdminConfig, RawAdmin, RawReload, RawServer, ReloadConfig, ServerConfig, WorkerLayout,
 };
 pub use site::{ErrorPageConfig, RawErrorPage, RawSite, SiteConfig};
 pub use tree::ConfigHash;
@@ -45,6 +45,7 @@ pub use watch::Watcher;
 use crate::{
     policy::PolicyConfig,
     telemetry::{AccessLogConfig, LogFormat, LogLevel},
+    tls::acme::AcmeConfig,
     upstream::{DnsConfig, UpstreamConfig},
 };
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// One line a request.
     pub access_log: AccessLogConfig,
+    /// Certificates by ACME.
+    pub acme: AcmeConfig,
     /// How host names of endpoints are resolved.
     pub dns: DnsConfig,
     /// Listeners, sorted by name.

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     listener::RawListener,
-    server::{RawAcme, RawAdmin, RawReload, RawServer},
+    server::{RawAdmin, RawReload, RawServer},
     site::RawSite,
 };
 use crate::{
     policy::RawPolicy,
     telemetry::{RawAccessLog, RawLog},
+    tls::acme::RawAcme,
     types::Name,
     upstream::{RawDns, RawUpstream},
 };

@@ -1,4 +1,4 @@
-//! `[server]`, `[reload]`, `[admin]`, `[acme]`: as written, and parsed.
+//! `[server]`, `[reload]`, `[admin]`: as written, and parsed.
 
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -72,14 +72,6 @@ pub struct RawAdmin {
     pub enabled: Option<bool>,
     /// The bearer token that requests must carry (`/live` and `/ready` excepted).
     pub token: Option<SecretSource>,
-}
-
-/// `[acme]`: accepted, so that a configuration can be written now; orders come with a later version.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawAcme {
-    /// Where the authority writes to about expiry.
-    pub email: Option<String>,
 }
 
 /// `[server]`, parsed.

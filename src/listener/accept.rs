@@ -474,7 +474,7 @@ async fn open<'a, S: ClientSocket>(
         };
         let shaking = async {
             let _place = gate.handshakes.place(config.limits.max_handshakes).await;
-            shake(stream, address, &choose).await
+            shake(stream, address, &choose, &gate.choosers.challenges).await
         };
         let shaken = timeout(config.limits.handshake, shaking).await;
         drop(counted);
@@ -484,6 +484,10 @@ async fn open<'a, S: ClientSocket>(
                 let opening = stream.forget();
                 let arrival = Arrival { client, local, server_name, opening };
                 return Some(Box::pin(send_on(stream, arrival, tunnel, &gate.ending)));
+            }
+            Ok(Ok(Greeted::Validated)) => {
+                debug!(listener = %config.name, ?client, "an authority validated a name");
+                return None;
             }
             Ok(Err(reason)) => {
                 debug!(listener = %config.name, reason = reason.label(), "handshake failed");

@@ -3,6 +3,7 @@
 use std::{io, net::IpAddr, sync::Arc};
 
 use pingora_core::protocols::tls::SslDigest;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
@@ -12,7 +13,10 @@ use crate::{
     proxy::TlsFacts,
     snapshot::{TlsChoice, Tunnel},
     telemetry::metrics::{HandshakeFailure, TlsVersion},
-    tls::ClientCertificate,
+    tls::{
+        ClientCertificate,
+        acme::{ALPN, Challenges},
+    },
 };
 
 /// A fatal `unrecognized_name` alert as one record (RFC 8446, sections 5.1 and 6; RFC 6066, section 3).
@@ -34,6 +38,8 @@ pub(super) enum Greeted<S> {
         /// Where it goes.
         tunnel: Arc<Tunnel>,
     },
+    /// An authority that has seen what it wanted to see; the connection is over.
+    Validated,
 }
 
 /// A handshake that went well.
@@ -53,17 +59,21 @@ pub(super) async fn shake<S>(
     io: Peeked<S>,
     local: Option<IpAddr>,
     choose: Choose<'_>,
+    challenges: &Challenges,
 ) -> Result<Greeted<S>, HandshakeFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut start, server_name) = greet(io).await?;
-    let site = match choose(server_name.as_deref(), local) {
-        TlsChoice::Use(site) => site,
-        TlsChoice::Passthrough(tunnel) => {
+    let validation = validation(&start, server_name.as_deref(), challenges);
+    let choice = choose(server_name.as_deref(), local);
+    let site = match (choice, validation) {
+        (TlsChoice::Passthrough(tunnel), _) => {
             return Ok(Greeted::SentOn { client: start.io, server_name, tunnel });
         }
-        TlsChoice::Refuse => {
+        (_, Some(config)) => return validate(start, config).await,
+        (TlsChoice::Use(site), None) => site,
+        (TlsChoice::Refuse, None) => {
             // The client may be gone; the refusal stands all the same.
             drop(start.io.write_all(&UNRECOGNIZED_NAME).await);
             drop(start.io.shutdown().await);
@@ -91,6 +101,32 @@ where
     let policy = Arc::clone(&given.identity);
     let facts = TlsFacts { policy, server_name, version: version_text, client };
     Ok(Greeted::Shaken(Box::new(Shaken { stream, facts, digest, version, is_http2 })))
+}
+
+/// The handshake for an authority that validates the name: it offers nothing but `acme-tls/1` (RFC 8737, section 3).
+fn validation<S: AsyncRead + AsyncWrite + Unpin>(
+    start: &StartHandshake<Peeked<S>>,
+    server_name: Option<&str>,
+    challenges: &Challenges,
+) -> Option<Arc<ServerConfig>> {
+    let hello = start.client_hello();
+    let mut offered = hello.alpn()?;
+    if offered.next() != Some(ALPN) || offered.next().is_some() {
+        return None;
+    }
+    challenges.tls(server_name?)
+}
+
+async fn validate<S: AsyncRead + AsyncWrite + Unpin>(
+    mut start: StartHandshake<Peeked<S>>,
+    config: Arc<ServerConfig>,
+) -> Result<Greeted<S>, HandshakeFailure> {
+    start.io.forget();
+    let shaken = start.into_stream(config).await;
+    let mut stream = shaken.map_err(|error| reason(&error, HandshakeFailure::Other))?;
+    // It has seen the certificate; whether it hears the end does not matter.
+    drop(stream.shutdown().await);
+    Ok(Greeted::Validated)
 }
 
 /// The client's first message, and the name that it asks for, lower case.

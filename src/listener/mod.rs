@@ -38,6 +38,7 @@ pub use stream::next_message;
 use crate::{
     snapshot::{TlsChoice, Tunnel},
     telemetry::AccessLog,
+    tls::acme::Challenges,
     types::Name,
 };
 
@@ -80,4 +81,6 @@ pub struct Choosers {
     pub trusted: Trusted,
     /// For what is refused before it is a request.
     pub access_log: AccessLogs,
+    /// For authorities that validate a name.
+    pub challenges: Arc<Challenges>,
 }

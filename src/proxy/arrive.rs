@@ -35,6 +35,7 @@ use crate::{
     },
     snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},
     telemetry::metrics::LimitReached,
+    tls::acme::HTTP_PATH,
     upstream::UpstreamProtocol,
 };
 
@@ -93,6 +94,10 @@ pub(super) async fn arrive(session: &mut Session, ctx: &mut RequestContext) -> R
             respond::send_redirect(session, ctx, status, &location).await?;
             Ok(Arrived::Answered)
         }
+        Ok(Routed::Challenge(answer)) => {
+            respond::send_challenge(session, ctx, &answer).await?;
+            Ok(Arrived::Answered)
+        }
         Err(failure) => fail(session, ctx, failure).await,
     }
 }
@@ -113,6 +118,8 @@ enum Routed {
     Route(Arc<Route>),
     /// To the same address with TLS.
     ToHttps(String),
+    /// Nowhere: an authority validates a name.
+    Challenge(Arc<str>),
 }
 
 fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Failure> {
@@ -126,6 +133,11 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
     ctx.host = host.clone();
     let name = name_in(host.to_str().map_err(|_| Failure::BadHost)?);
     let Some(connection) = ctx.connection.clone() else { return Err(Failure::Internal) };
+    if !connection.is_tls
+        && let Some(answer) = challenge(session.req_header(), &snapshot)
+    {
+        return Ok(Routed::Challenge(answer));
+    }
     // A listener that a reload has taken away, on a connection that outlives it.
     let table = snapshot
         .listeners
@@ -183,6 +195,17 @@ fn route(session: &mut Session, ctx: &mut RequestContext) -> Result<Routed, Fail
         Found::MethodNotAllowed(methods) => Err(Failure::MethodNotAllowed(methods)),
         Found::NotFound => Err(Failure::NotFound),
     }
+}
+
+/// The answer to an authority that validates a name on a plain listener, for whichever host it asks: who knows the token
+/// may have it (RFC 8555, section 8.3).
+fn challenge(header: &RequestHeader, snapshot: &Snapshot) -> Option<Arc<str>> {
+    let path = header.uri.path();
+    // Nearly no path gets past its second byte.
+    if !path.starts_with(HTTP_PATH) || !matches!(header.method, Method::GET | Method::HEAD) {
+        return None;
+    }
+    snapshot.challenges.http(path)
 }
 
 /// The client and the request's id.

@@ -40,6 +40,20 @@ pub(super) async fn send_static(
     send(session, ctx, answer).await
 }
 
+/// Sends the answer to an authority's challenge.
+pub(super) async fn send_challenge(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    answer: &str,
+) -> Result<()> {
+    let headers = vec![
+        (CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    let body = Bytes::copy_from_slice(answer.as_bytes());
+    send(session, ctx, Answer { status: StatusCode::OK, headers, body }).await
+}
+
 /// Sends an answer that a policy gives.
 pub(super) async fn send_policy(
     session: &mut Session,

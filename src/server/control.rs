@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     admin::{
-        CertificateStatus, ConfigurationStatus, Control, EndpointStatus, HealthStatus,
-        ListenerStatus, NameStatus, Readiness, ReloadOutcome, ReloadStatus, RouteStatus,
-        SiteStatus, Status, UpstreamStatus,
+        CertificateOrigin, CertificateStatus, ConfigurationStatus, Control, EndpointStatus,
+        HealthStatus, ListenerStatus, NameStatus, Readiness, ReloadOutcome, ReloadStatus,
+        RenewalOutcome, RouteStatus, SiteStatus, Status, UpstreamStatus,
     },
     snapshot::{Site, Snapshot},
     telemetry::{
@@ -23,6 +23,7 @@ use crate::{
         metrics::{CertificateSample, EndpointSample, RouteStats},
         rfc3339,
     },
+    tls::CertificateSource,
     upstream::{self, Balance, Verdict},
 };
 
@@ -88,11 +89,38 @@ impl Control for AdminControl {
             .sites
             .iter()
             .filter_map(|site| {
-                let not_after = site.tls.as_ref()?.certificate().not_after;
-                Some(CertificateSample { site: site.name.clone(), not_after })
+                let facts = site.tls.as_ref()?.certificate();
+                let renewal = facts.renewal.as_ref();
+                Some(CertificateSample {
+                    site: site.name.clone(),
+                    not_after: facts.not_after,
+                    issued: renewal.and_then(|renewal| renewal.issued),
+                    next_renewal: renewal.and_then(|renewal| renewal.next),
+                    failures: renewal.map(|renewal| renewal.failures),
+                    is_standing_in: renewal.map(|renewal| renewal.is_standing_in),
+                })
             })
             .collect();
         core.live.metrics.render(&endpoints, &certificates)
+    }
+
+    fn renew(&self, site: &str) -> RenewalOutcome {
+        let snapshot = self.0.snapshot.load();
+        if !snapshot.sites.iter().any(|known| &*known.name == site && known.tls.is_some()) {
+            return RenewalOutcome::NoSite;
+        }
+        if self.0.live.tls.renew(site) {
+            RenewalOutcome::Ordered
+        } else {
+            RenewalOutcome::NotOrdered
+        }
+    }
+
+    fn roll_account_key(&self, authority: String) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let rolled = self.0.live.tls.acme().roll_account_key(&authority).await;
+            rolled.map_err(|failure| failure.to_string())
+        })
     }
 
     fn logging(&self) -> Option<Logging> {
@@ -154,14 +182,30 @@ fn certificates(snapshot: &Snapshot) -> Vec<CertificateStatus> {
         .iter()
         .filter_map(|site| {
             let certificate = site.tls.as_ref()?.certificate();
+            let renewal = certificate.renewal.unwrap_or_default();
             Some(CertificateStatus {
                 site: site.name.to_string(),
                 names: certificate.names,
                 issuer: certificate.issuer,
-                not_after: rfc3339(unix_time(u64::try_from(certificate.not_after).unwrap_or(0))),
+                not_after: at(certificate.not_after),
+                source: match certificate.source {
+                    CertificateSource::Acme(_) => CertificateOrigin::Acme,
+                    CertificateSource::Internal => CertificateOrigin::Internal,
+                    CertificateSource::Files { .. } => CertificateOrigin::Files,
+                },
+                standing_in: renewal.is_standing_in,
+                authority: renewal.authority,
+                issued: renewal.issued.map(at),
+                next_renewal: renewal.next.map(at),
+                failures: renewal.failures,
+                error: certificate.last_error,
             })
         })
         .collect()
+}
+
+fn at(seconds: i64) -> String {
+    rfc3339(unix_time(u64::try_from(seconds).unwrap_or(0)))
 }
 
 fn unix_time(seconds: u64) -> SystemTime {

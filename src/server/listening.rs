@@ -20,6 +20,7 @@ pub(super) fn listener_set(
     let for_tunnels = snapshot.clone();
     let for_trust = snapshot.clone();
     let for_log = snapshot.clone();
+    let challenges = snapshot.load().challenges.clone();
     ListenerSet::new(
         workers,
         metrics.clone(),
@@ -32,6 +33,7 @@ pub(super) fn listener_set(
                 for_trust.load().trusted_proxies.iter().any(|network| network.contains(address))
             }),
             access_log: Arc::new(move || for_log.load().access_log.clone()),
+            challenges,
         },
     )
 }

@@ -48,7 +48,7 @@ use crate::{
     listener::{Inherited, Role},
     snapshot::{AttachError, Live},
     telemetry::{logging::Logging, metrics::Metrics},
-    tls,
+    tls::{self, acme::Surroundings},
     types::{ListenAddress, SecretSource},
     upstream::Upstream,
 };
@@ -248,6 +248,7 @@ impl Edge {
             let keeping = core.clone();
             core.control.spawn(async move { keeping.keep_as_last_good(loaded, None).await });
         }
+        start_acme(&core);
         start_tasks(&core, upstreams, changed, hand_over);
         Ok(edge)
     }
@@ -273,6 +274,17 @@ fn bind_admin(
     let server =
         bind().map_err(|source| StartError::Admin { address: address.to_string(), source })?;
     Ok((server, token))
+}
+
+/// Certificates are ordered from now on: the listeners answer the authorities.
+fn start_acme(core: &Arc<Core>) {
+    let asking = Arc::downgrade(core);
+    core.live.tls.acme().start(Surroundings {
+        dns: core.live.upstreams.resolver().clone(),
+        tls_listeners: Box::new(move || {
+            asking.upgrade().map(|core| core.own_tls_listeners()).unwrap_or_default()
+        }),
+    });
 }
 
 /// Waits for the first probes. A dead upstream must not take the edge out: the wait has an end.
@@ -427,6 +439,7 @@ impl EdgeHandle {
 
     fn end(&mut self, drain: bool) {
         self.watcher = None;
+        self.core.live.tls.acme().stop();
         if !self.core.estate.is_handed_over() {
             self.core.options.systemd.stopping();
         }

@@ -1,6 +1,7 @@
 //! What the parts of a running edge share.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -14,11 +15,13 @@ use tokio::runtime::Handle;
 use super::{Options, builder::Builder, hand_over::Estate};
 use crate::{
     config::{
-        AdminConfig, Config, ConfigHash, ListenerConfig, Loaded, ReloadConfig, Report, ServerConfig,
+        AdminConfig, Config, ConfigHash, ListenerConfig, Loaded, ProxyFrom, ReloadConfig, Report,
+        ServerConfig,
     },
-    listener::ListenerSet,
+    listener::{BoundAddress, ListenerSet},
     snapshot::{Live, Snapshot},
     telemetry::metrics::ReloadResult,
+    types::Name,
 };
 
 /// Lines of the access log that may still be written at the end.
@@ -144,6 +147,26 @@ impl Core {
     pub(super) fn bound(&self) -> Vec<(String, String)> {
         let bound = self.listeners.bound();
         bound.into_iter().map(|(name, address)| (name.to_string(), address.to_string())).collect()
+    }
+
+    /// Where TLS listeners are bound that take a handshake from this machine without a PROXY header.
+    pub(super) fn own_tls_listeners(&self) -> Vec<SocketAddr> {
+        let settings = self.settings();
+        let own = |name: &Name| {
+            settings.listeners.iter().any(|listener| {
+                listener.name == *name
+                    && listener.protocol.is_tls()
+                    && listener.proxy_from == ProxyFrom::Nobody
+            })
+        };
+        let bound = self.listeners.bound().into_iter();
+        bound
+            .filter(|(name, _)| own(name))
+            .filter_map(|(_, address)| match address {
+                BoundAddress::Tcp(address) => Some(address),
+                BoundAddress::Unix(_) => None,
+            })
+            .collect()
     }
 
     pub(super) fn flush_access_log(&self) {

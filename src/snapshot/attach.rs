@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use tokio::runtime::Handle;
@@ -70,6 +70,7 @@ impl Live {
     pub fn sweep(&self, now: Instant) {
         self.upstreams.sweep(now);
         self.tls.sweep(now);
+        self.tls.warn_of_ends(SystemTime::now());
         self.metrics.sweep(now);
     }
 
@@ -88,6 +89,7 @@ impl Live {
         }
         // Nothing can fail from here on.
         self.upstreams.configure(&config.dns);
+        self.tls.acme().configure(&config.acme);
         let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()
@@ -111,6 +113,7 @@ impl Live {
             slashes: config.server.slashes,
             https_port: config.server.https_port,
             access_log,
+            challenges: self.tls.acme().challenges().clone(),
             _alive: self.metrics.snapshot(),
         })
     }

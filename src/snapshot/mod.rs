@@ -21,7 +21,7 @@ use crate::{
     config::ListenerLimits,
     route::{HostTable, normalise::Slashes},
     telemetry::{AccessLog, metrics::LiveSnapshot},
-    tls::SiteTls,
+    tls::{SiteTls, acme::Challenges},
     types::{Cidr, Name},
     upstream::Upstream,
 };
@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub https_port: u16,
     /// One line a request.
     pub access_log: Option<Arc<AccessLog>>,
+    /// What the edge answers to authorities that validate a name.
+    pub challenges: Arc<Challenges>,
     /// Counts snapshots that something still holds.
     _alive: LiveSnapshot,
 }

@@ -4,7 +4,9 @@
 
 pub mod archive;
 mod registry;
+mod secret;
 mod store;
 
 pub use registry::Registry;
+pub use secret::{SecretError, read_secret};
 pub use store::{Mode, StoreError, read_versioned, write_atomically, write_versioned};

@@ -24,7 +24,7 @@ pub struct TlsBlueprint {
 /// A certificate that is to be served.
 #[derive(Debug)]
 pub(super) enum CertificateBlueprint {
-    /// To be issued by the internal authority for these hosts, sorted.
+    /// To be issued by the internal authority, or ordered, for these hosts, sorted.
     Issued { source: CertificateSource, hosts: Vec<HostPattern> },
     /// Read already.
     Files { chain: PathBuf, key: PathBuf, content: Fingerprint, loaded: Box<LoadedCertificate> },
@@ -51,8 +51,7 @@ pub fn compile(
     };
     let path = &path.key("certificate");
     let certificate = match source {
-        // Until certificates are ordered by ACME, the internal authority stands in.
-        CertificateSource::Acme | CertificateSource::Internal => {
+        CertificateSource::Acme(_) | CertificateSource::Internal => {
             let mut hosts = hosts.to_vec();
             hosts.sort_unstable();
             hosts.dedup();

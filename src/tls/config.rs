@@ -5,15 +5,21 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::client_auth::{ClientAuth, RawClientAuth};
+use super::{
+    acme::KeyType,
+    client_auth::{ClientAuth, RawClientAuth},
+};
 use crate::types::{KeyPath, Problems};
 
 /// `certificate` of a site, as written. Exactly one of: `acme`, `internal`, `chain` with `key`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawCertificate {
-    /// Ordered and renewed by ACME. Until this version can do that, the internal authority's certificate is served.
+    /// Ordered and renewed by ACME, as `[acme]` says. Until the first is there, the internal authority's is served.
     pub acme: Option<bool>,
+    /// With `acme`: `ecdsa`, `rsa`, or `both`, of which a client gets the one that it can verify.
+    #[schemars(extend("default" = "that of `[acme]`"))]
+    pub key_type: Option<KeyType>,
     /// Issued by the edge's own authority, made at first start in the state directory.
     pub internal: Option<bool>,
     /// A PEM file with the certificate and its intermediates, leaf first. Changes are picked up.
@@ -61,7 +67,7 @@ pub enum TlsPreset {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CertificateSource {
     /// From an ACME authority; the internal one's until then.
-    Acme,
+    Acme(KeyType),
     /// From the edge's own authority.
     Internal,
     /// From files.
@@ -102,8 +108,21 @@ impl RawTls {
 }
 
 impl RawCertificate {
-    /// Finds the one source that is named. `is_public` tells whether a public authority could certify the site's names.
-    pub fn parse(&self, path: &KeyPath, problems: &mut Problems) -> CertificateSource {
+    /// Finds the one source that is named. `key_type` is that of certificates by ACME where this does not say.
+    pub fn parse(
+        &self,
+        path: &KeyPath,
+        key_type: KeyType,
+        problems: &mut Problems,
+    ) -> CertificateSource {
+        if self.key_type.is_some() && self.acme != Some(true) {
+            problems
+                .error(
+                    &path.key("key_type"),
+                    "only for certificates by ACME the edge makes keys of a kind",
+                )
+                .help("add `acme = true`, or take it out");
+        }
         let from_files = self.chain.is_some() || self.key.is_some();
         let named = usize::from(self.acme == Some(true))
             + usize::from(self.internal == Some(true))
@@ -128,7 +147,9 @@ impl RawCertificate {
                     .help("add `chain = \"…\"`");
                 CertificateSource::Internal
             }
-            (None, None) if self.acme == Some(true) => CertificateSource::Acme,
+            (None, None) if self.acme == Some(true) => {
+                CertificateSource::Acme(self.key_type.unwrap_or(key_type))
+            }
             (None, None) => CertificateSource::Internal,
         }
     }

@@ -96,6 +96,11 @@ impl<'a> Pair<'a> {
         Self { chain_path, key_path, chain: read(chain_path), key: read(key_path) }
     }
 
+    /// Both in one file, read already; `path` is what it is told by.
+    pub(super) fn of(path: &'a Path, chain: Zeroizing<Vec<u8>>, key: Zeroizing<Vec<u8>>) -> Self {
+        Self { chain_path: path, key_path: path, chain: Ok(chain), key: Ok(key) }
+    }
+
     /// What tells this content from another.
     pub(super) fn fingerprint(&self) -> Fingerprint {
         fingerprint_of(self.contents())
@@ -337,6 +342,14 @@ fn ordered(
 }
 
 impl CertificateNames {
+    /// Whether clients that ask for `host` (lower case, as in a handshake) accept a certificate with these names.
+    pub(super) fn cover_name(&self, host: &str) -> bool {
+        self.0.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => host.split_once('.').is_some_and(|(_, rest)| rest == parent),
+            None => name == host,
+        })
+    }
+
     /// Whether clients that ask for `host` accept a certificate with these names.
     pub fn cover(&self, host: &HostPattern) -> bool {
         let text = host.to_string();

@@ -16,13 +16,16 @@ use foldhash::fast::RandomState;
 use tokio::runtime::Handle;
 
 use super::{
+    acme::Acme,
     blueprint::{CertificateBlueprint, TlsBlueprint},
     client_auth::Trust,
     config::{CertificateSource, TlsPolicy},
+    expiry::Told,
     files::Fingerprint,
     internal::{AuthorityError, InternalAuthority},
     policy::{LivePolicy, SiteTls},
     store::{Certificate, CertificateFacts},
+    unix_seconds,
     watched::Timing,
 };
 use crate::types::{HostPattern, Name};
@@ -36,6 +39,8 @@ pub struct TlsLive {
     state_dir: PathBuf,
     handle: Handle,
     timing: Timing,
+    acme: Arc<Acme>,
+    told: Mutex<Told>,
     registry: Mutex<Registry>,
 }
 
@@ -97,7 +102,31 @@ impl TlsLive {
 
     pub(super) fn with_timing(state_dir: &Path, handle: Handle, timing: Timing) -> Arc<Self> {
         let registry = Mutex::new(Registry { bound: MIN_BOUND, ..Registry::default() });
-        Arc::new(Self { state_dir: state_dir.to_owned(), handle, timing, registry })
+        let acme = Acme::new(state_dir, handle.clone());
+        Arc::new(Self {
+            state_dir: state_dir.to_owned(),
+            handle,
+            timing,
+            acme,
+            told: Mutex::default(),
+            registry,
+        })
+    }
+
+    /// Certificates by ACME.
+    pub fn acme(&self) -> &Arc<Acme> {
+        &self.acme
+    }
+
+    /// Has the certificate of a site ordered now. Says whether the site has one that is ordered.
+    pub fn renew(&self, site: &str) -> bool {
+        let registry = self.registry();
+        let held = registry.sites.iter().filter(|(key, kept)| &*key.site == site && kept.is_held());
+        let mut is_ordered = false;
+        for (_, kept) in held {
+            is_ordered |= kept.tls.renew_certificate();
+        }
+        is_ordered
     }
 
     /// Gives a site its TLS: that which it had, if nothing of it changed. Blocks on files for a moment.
@@ -141,6 +170,17 @@ impl TlsLive {
         status
     }
 
+    /// Warns of certificates that end soon. To be called every minute or so; each warning comes once.
+    pub fn warn_of_ends(&self, now: SystemTime) {
+        let held: Vec<(Name, CertificateFacts)> = {
+            let registry = self.registry();
+            let held = registry.sites.iter().filter(|(_, kept)| kept.is_held());
+            held.map(|(key, kept)| (key.site.clone(), kept.tls.certificate())).collect()
+        };
+        let held: Vec<_> = held.iter().map(|(site, facts)| (site, facts.clone())).collect();
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).tell(&held, unix_seconds(now));
+    }
+
     /// Forgets what nothing has held for ten minutes. To be called every minute or so.
     pub fn sweep(&self, now: Instant) {
         let mut registry = self.registry();
@@ -175,7 +215,15 @@ impl TlsLive {
             (None, CertificateBlueprint::Issued { source, hosts }) => {
                 let now = SystemTime::now();
                 let authority = registry.authority(&self.state_dir, now)?;
-                Certificate::issued(source, hosts, authority, now, &self.handle, self.timing)?
+                match source {
+                    CertificateSource::Acme(key_type) => {
+                        Certificate::ordered(source, key_type, hosts, authority, &self.acme, now)?
+                    }
+                    source => {
+                        let (handle, timing) = (&self.handle, self.timing);
+                        Certificate::issued(source, hosts, authority, now, handle, timing)?
+                    }
+                }
             }
         };
         registry.certificates.insert(key, Arc::downgrade(&certificate));

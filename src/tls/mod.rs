@@ -11,6 +11,7 @@ mod certificate_error;
 mod client_auth;
 mod client_certificate;
 mod config;
+mod expiry;
 mod files;
 #[cfg(test)]
 mod fixture;

@@ -258,6 +258,17 @@ impl SiteTls {
         self.certificate.facts()
     }
 
+    /// Has the certificate ordered now, where it is one that is ordered.
+    pub(super) fn renew_certificate(&self) -> bool {
+        match self.certificate.renewal() {
+            Some(renewal) => {
+                renewal.renew_now();
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Whether a handshake or a connection has its config.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.current.load().config) > 1

@@ -3,17 +3,22 @@
 //! On the request path only as the resolver of a handshake: one atomic load. A new certificate takes the place of the
 //! old one whole; handshakes under way end with the one they began with, connections notice nothing. What can't be
 //! served never takes a place: the old one stays, and `last_error` says why. The task holds the certificate weakly and
-//! ends with it.
+//! ends with it. Where a site has several (one for each kind of key; one of before that has some of its names), a
+//! handshake gets the first that is for its name and that it can verify.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
 use rustls::{
+    SignatureScheme,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
@@ -21,6 +26,7 @@ use tokio::{runtime::Handle, task::AbortHandle};
 use tracing::{info, warn};
 
 use super::{
+    acme::{self, Acme, KeyType, Renewal, RenewalFacts},
     certificate_error::CertificateError,
     config::CertificateSource,
     date,
@@ -39,18 +45,42 @@ pub struct CertificateFacts {
     pub names: Vec<String>,
     /// The common name of its issuer.
     pub issuer: String,
+    /// Its start, in seconds since 1970.
+    pub not_before: i64,
     /// Its end, in seconds since 1970.
     pub not_after: i64,
     /// Why a newer one is not served.
     pub last_error: Option<String>,
+    /// Where it comes from.
+    pub source: CertificateSource,
+    /// How it is renewed, where that is by ACME.
+    pub renewal: Option<RenewalFacts>,
 }
 
 /// A certificate with its key, from one source, replaced in place.
 pub struct Certificate {
     source: CertificateSource,
-    current: ArcSwap<LoadedCertificate>,
+    current: ArcSwap<Served>,
     freshness: Mutex<Freshness>,
     task: OnceLock<AbortHandle>,
+    ordered: Option<Ordered>,
+}
+
+/// What handshakes choose from.
+#[derive(Debug)]
+struct Served {
+    first: LoadedCertificate,
+    /// In the order of preference; nearly always none.
+    others: Vec<LoadedCertificate>,
+}
+
+/// What a certificate by ACME has beside it.
+struct Ordered {
+    renewal: Arc<Renewal>,
+    authority: Arc<InternalAuthority>,
+    hosts: Vec<HostPattern>,
+    /// The last of `others` is the internal authority's, or the first where there are none.
+    is_standing_in: AtomicBool,
 }
 
 impl Certificate {
@@ -87,14 +117,107 @@ impl Certificate {
         Ok(certificate)
     }
 
+    /// A certificate by ACME: what is kept, else the internal authority's until it comes; the task orders and renews it.
+    pub(super) fn ordered(
+        source: CertificateSource,
+        key_type: KeyType,
+        hosts: Vec<HostPattern>,
+        authority: Arc<InternalAuthority>,
+        acme: &Arc<Acme>,
+        now: SystemTime,
+    ) -> Result<Arc<Self>, AuthorityError> {
+        let names = acme::names_of(&hosts);
+        let (exact, partial) = acme::kept_for(acme, &names, key_type, now);
+        let is_standing_in = exact.is_empty();
+        let served = if let Some(served) = Served::of(exact) {
+            served
+        } else {
+            info!(?names, "the internal authority's certificate stands in until one is ordered");
+            Served::standing_in(partial, authority.issue(&hosts, now)?)
+        };
+        let renewal = Arc::new(Renewal::default());
+        let ordered = Ordered {
+            renewal: Arc::clone(&renewal),
+            authority,
+            hosts,
+            is_standing_in: AtomicBool::new(is_standing_in),
+        };
+        let certificate = Arc::new(Self {
+            source,
+            current: ArcSwap::from_pointee(served),
+            freshness: Mutex::default(),
+            task: OnceLock::new(),
+            ordered: Some(ordered),
+        });
+        let keeping =
+            acme::keep(Arc::clone(acme), Arc::downgrade(&certificate), renewal, names, key_type);
+        certificate.keep(acme.handle().spawn(keeping).abort_handle());
+        Ok(certificate)
+    }
+
+    /// Serves what was ordered, the preferred kind of key first; without any, what is served stays.
+    pub(super) fn serve_ordered(&self, ordered: Vec<LoadedCertificate>) {
+        if let Some(served) = Served::of(ordered) {
+            self.current.store(Arc::new(served));
+            if let Some(ordered) = &self.ordered {
+                ordered.is_standing_in.store(false, Ordering::Release);
+            }
+        }
+    }
+
+    /// Whether the internal authority's certificate stands in for one that is ordered.
+    pub(super) fn is_standing_in(&self) -> bool {
+        self.ordered.as_ref().is_some_and(|ordered| ordered.is_standing_in.load(Ordering::Acquire))
+    }
+
+    /// Makes the certificate that stands in anew where it ends soon.
+    pub(super) fn refresh_stand_in(&self, now: SystemTime) {
+        let Some(ordered) = self.ordered.as_ref().filter(|_| self.is_standing_in()) else { return };
+        let current = self.current.load();
+        let last = current.others.last().unwrap_or(&current.first);
+        if unix_seconds(now) < renew_at(last.not_before, last.not_after) {
+            return;
+        }
+        match ordered.authority.issue(&ordered.hosts, now) {
+            Ok(made) => {
+                let mut before: Vec<LoadedCertificate> =
+                    std::iter::once(&current.first).chain(&current.others).cloned().collect();
+                before.pop();
+                self.current.store(Arc::new(Served::standing_in(before, made)));
+            }
+            Err(error) => warn!(%error, "the certificate that stands in can't be made anew"),
+        }
+    }
+
+    /// How it is renewed, where that is by ACME.
+    pub(super) fn renewal(&self) -> Option<&Arc<Renewal>> {
+        self.ordered.as_ref().map(|ordered| &ordered.renewal)
+    }
+
     /// What is served now, and why nothing newer.
     pub fn facts(&self) -> CertificateFacts {
         let current = self.current.load();
+        let renewal = self.renewal().map(|renewal| RenewalFacts {
+            is_standing_in: self.is_standing_in(),
+            ..renewal.facts()
+        });
+        let all = || std::iter::once(&current.first).chain(&current.others);
+        // Of one that stands in with an older one beside it, the older one is for some names only.
+        let shown = if self.is_standing_in() { all().last() } else { None };
+        let shown = shown.unwrap_or(&current.first);
+        let ends = if self.is_standing_in() { None } else { all().map(|one| one.not_after).min() };
         CertificateFacts {
-            names: current.names.0.clone(),
-            issuer: current.issuer.clone(),
-            not_after: current.not_after,
-            last_error: self.freshness().last_error.clone(),
+            names: shown.names.0.clone(),
+            issuer: shown.issuer.clone(),
+            not_before: shown.not_before,
+            not_after: ends.unwrap_or(shown.not_after),
+            last_error: self
+                .freshness()
+                .last_error
+                .clone()
+                .or_else(|| renewal.as_ref().and_then(|renewal| renewal.error.clone())),
+            source: self.source.clone(),
+            renewal,
         }
     }
 
@@ -108,7 +231,7 @@ impl Certificate {
         let mut freshness = self.freshness();
         if !freshness.has_taken(content) {
             info!(names = ?loaded.names.0, not_after = date(loaded.not_after), "certificate replaced");
-            self.current.store(Arc::new(loaded));
+            self.current.store(Arc::new(Served::one(loaded)));
         }
         *freshness = Freshness::of(Some(content));
     }
@@ -140,13 +263,13 @@ impl Certificate {
     /// Renews it where that is due.
     fn renew_if_due(&self, hosts: &[HostPattern], authority: &InternalAuthority, now: SystemTime) {
         let current = self.current.load();
-        if unix_seconds(now) < renew_at(current.not_before, current.not_after) {
+        if unix_seconds(now) < renew_at(current.first.not_before, current.first.not_after) {
             return;
         }
         match authority.issue(hosts, now) {
             Ok(loaded) => {
                 info!(names = ?loaded.names.0, not_after = date(loaded.not_after), "certificate renewed");
-                self.current.store(Arc::new(loaded));
+                self.current.store(Arc::new(Served::one(loaded)));
                 self.freshness().last_error = None;
             }
             Err(error) => {
@@ -167,9 +290,10 @@ impl Certificate {
     ) -> Self {
         Self {
             source,
-            current: ArcSwap::from_pointee(loaded),
+            current: ArcSwap::from_pointee(Served::one(loaded)),
             freshness: Mutex::new(Freshness::of(taken)),
             task: OnceLock::new(),
+            ordered: None,
         }
     }
 
@@ -181,6 +305,40 @@ impl Certificate {
 
     fn freshness(&self) -> MutexGuard<'_, Freshness> {
         self.freshness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Served {
+    fn one(first: LoadedCertificate) -> Self {
+        Self { first, others: Vec::new() }
+    }
+
+    fn of(all: Vec<LoadedCertificate>) -> Option<Self> {
+        let mut all = all.into_iter();
+        let first = all.next()?;
+        Some(Self { first, others: all.collect() })
+    }
+
+    /// Those of before for the names that they have, and one that stands in for all.
+    fn standing_in(mut before: Vec<LoadedCertificate>, stand_in: LoadedCertificate) -> Self {
+        if before.is_empty() {
+            return Self::one(stand_in);
+        }
+        let first = before.remove(0);
+        before.push(stand_in);
+        Self { first, others: before }
+    }
+
+    /// The first that is for the name and that the client can verify; else the first that it can verify.
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> &LoadedCertificate {
+        let all = || std::iter::once(&self.first).chain(&self.others);
+        let is_verified = |one: &&LoadedCertificate| one.key.key.choose_scheme(schemes).is_some();
+        let is_for = |one: &&LoadedCertificate| name.is_none_or(|name| one.names.cover_name(name));
+        all()
+            .filter(is_verified)
+            .find(is_for)
+            .or_else(|| all().find(is_verified))
+            .unwrap_or(&self.first)
     }
 }
 
@@ -219,8 +377,12 @@ async fn renew(
 }
 
 impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load().key.clone())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.load();
+        if current.others.is_empty() {
+            return Some(current.first.key.clone());
+        }
+        Some(current.choose(hello.server_name(), hello.signature_schemes()).key.clone())
     }
 }
 

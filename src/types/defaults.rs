@@ -95,6 +95,10 @@ pub const DNS_MAX_TTL: HumanDuration = HumanDuration::from_secs(300);
 /// How long the last answer is used while look-ups fail or find nothing.
 pub const DNS_KEEP: HumanDuration = HumanDuration::from_secs(86_400);
 
+/// Certificate orders under way at once.
+pub const ACME_ORDERS: NonZeroU32 = number!(4);
+/// Failed certificate orders an hour for one name: as many as Let's Encrypt takes.
+pub const ACME_FAILURES_PER_HOUR: NonZeroU32 = number!(5);
 /// A challenge record must be seen in DNS within this.
 pub const ACME_DNS_PROPAGATION: HumanDuration = HumanDuration::from_secs(120);
 /// One connection, question or update to the server of challenge records.

@@ -80,6 +80,11 @@ impl Live {
         })
     }
 
+    /// The resolver, for others who look names up.
+    pub fn resolver(&self) -> &Arc<SharedResolver> {
+        &self.resolver
+    }
+
     /// Takes the settings for look-ups.
     pub fn configure(&self, dns: &DnsConfig) {
         self.resolver.configure(dns);

@@ -13,6 +13,7 @@ mod discovery;
 mod dns;
 mod dns_config;
 mod endpoint;
+mod for_certificates;
 mod grpc_health;
 mod health;
 mod judged;

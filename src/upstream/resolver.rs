@@ -21,7 +21,10 @@ use hickory_resolver::{
     },
 };
 
-use crate::telemetry::metrics::{LookUpResult, Metrics};
+use crate::{
+    telemetry::metrics::{LookUpResult, Metrics},
+    tls::acme::Caa,
+};
 
 use super::dns_config::DnsConfig;
 
@@ -175,6 +178,23 @@ impl SharedResolver {
             _ => None,
         };
         self.look_up(name, RecordType::SRV, service).await
+    }
+
+    /// The CAA records at a name.
+    pub(super) async fn caa(&self, name: &str) -> Result<Found<Caa>, LookUpError> {
+        let record = |data: &RData| match data {
+            RData::CAA(record) => {
+                let issuer = record.value_as_issue().ok().and_then(|(issuer, _)| issuer);
+                let issuer = issuer.map(|name| name.to_ascii().to_ascii_lowercase());
+                Some(Caa {
+                    is_critical: record.issuer_critical,
+                    tag: record.tag.to_ascii_lowercase(),
+                    issuer: issuer.unwrap_or_default().trim_end_matches('.').to_owned(),
+                })
+            }
+            _ => None,
+        };
+        self.look_up(name, RecordType::CAA, record).await
     }
 
     async fn look_up<T>(

@@ -14,8 +14,9 @@ use crate::{
 };
 
 /// Files that read the wall clock, each with what for. None of them waits, expires or measures by it.
-const CALENDAR: [(&str, &str); 27] = [
+const CALENDAR: [(&str, &str); 41] = [
     ("src/cli/backup.rs", "writes when a backup was made"),
+    ("src/cli/certificates.rs", "certificates are valid by the calendar"),
     ("src/cli/restore.rs", "names what it moves aside by the time"),
     ("src/cli/status.rs", "shows how long ago something was"),
     ("src/listener/refusal.rs", "writes the time of a refused request"),
@@ -26,12 +27,19 @@ const CALENDAR: [(&str, &str); 27] = [
     ("src/server/mod.rs", "remembers the start; the uptime goes by an Instant"),
     ("src/server/reload.rs", "remembers when a reload was"),
     ("src/server/state.rs", "remembers when a reload was"),
+    ("src/snapshot/attach.rs", "certificates end by the calendar"),
     ("src/telemetry/access_log/mod.rs", "writes the time of a request"),
     ("src/telemetry/access_log/tunnel.rs", "writes the time of a connection"),
     ("src/telemetry/log_level.rs", "shows when a change will end; it ends by an Instant"),
     ("src/telemetry/logging.rs", "shows when a change will end"),
     ("src/telemetry/metrics/mod.rs", "exports points in time"),
     ("src/telemetry/time.rs", "writes points in time"),
+    ("src/tls/acme/clock.rs", "compares it with the monotonic clock"),
+    ("src/tls/acme/dns/update.rs", "signatures of updates have the time in them"),
+    ("src/tls/acme/kept.rs", "certificates are valid by the calendar"),
+    ("src/tls/acme/order.rs", "certificates are valid by the calendar"),
+    ("src/tls/acme/renewal.rs", "renews by the calendar, looking every minute"),
+    ("src/tls/acme/service.rs", "compares it with the monotonic clock"),
     ("src/tls/blueprint.rs", "certificates are valid by the calendar"),
     ("src/tls/client_auth.rs", "revocation lists are good by the calendar"),
     ("src/tls/files.rs", "certificates are valid by the calendar"),
@@ -40,8 +48,14 @@ const CALENDAR: [(&str, &str); 27] = [
     ("src/tls/mod.rs", "certificates are valid by the calendar"),
     ("src/tls/policy.rs", "revocation lists are good by the calendar"),
     ("src/tls/store.rs", "looks every hour whether a certificate is due by the calendar"),
+    ("src/upstream/connection_cost.rs", "certificates are valid by the calendar"),
     ("src/upstream/health.rs", "shows since when a verdict holds"),
+    ("src/upstream/live_tls.rs", "certificates are valid by the calendar"),
+    ("src/upstream/mod.rs", "certificates are valid by the calendar"),
+    ("src/upstream/peer.rs", "its tests read certificates"),
+    ("src/upstream/probe.rs", "its tests read certificates"),
     ("src/upstream/status.rs", "shows since when a verdict holds"),
+    ("src/upstream/tls.rs", "certificates are valid by the calendar"),
 ];
 
 /// Code of tests only.

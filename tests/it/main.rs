@@ -15,6 +15,7 @@
 mod harness;
 
 mod access_log;
+mod acme;
 mod acme_dns;
 mod backup;
 mod balance;

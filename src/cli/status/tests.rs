@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::admin::{
-    AdminServer, CertificateStatus, ConfigurationStatus, Control, EndpointStatus, ListenerStatus,
-    ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Token, UpstreamStatus,
+    AdminServer, CertificateOrigin, CertificateStatus, ConfigurationStatus, Control,
+    EndpointStatus, ListenerStatus, ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Token,
+    UpstreamStatus,
 };
 use crate::telemetry::LogLevelStatus;
 
@@ -78,6 +79,13 @@ fn sample() -> Status {
                 names: vec!["shop.example.com".into()],
                 issuer: "Test CA".into(),
                 not_after: not_after.into(),
+                source: CertificateOrigin::Files,
+                standing_in: false,
+                authority: None,
+                issued: None,
+                next_renewal: None,
+                failures: 0,
+                error: None,
             })
             .into(),
         routes: vec![RouteStatus {

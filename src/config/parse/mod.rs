@@ -48,7 +48,8 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         .iter()
         .map(|(name, policy)| policy.parse(name, &root.key("policies").key(name), problems))
         .collect();
-    let sites = sites::parse(raw, context, &listeners, &mut upstreams, problems);
+    let acme = raw.acme.parse(&root.key("acme"), problems);
+    let sites = sites::parse(raw, context, &listeners, &acme, &mut upstreams, problems);
     for site in &sites {
         reach::warn_of_unreachable(site, problems);
     }
@@ -77,6 +78,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         admin,
         log_level: raw.log.level.unwrap_or_default(),
         log_format: raw.log.format.unwrap_or_default(),
+        acme,
         dns: raw.dns.parse(&root.key("dns"), problems),
         access_log: raw.access_log.parse(&root.key("access_log"), problems),
         listeners,

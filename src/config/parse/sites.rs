@@ -11,7 +11,7 @@ use super::{Context, Names, sent_on, upstreams::Upstreams};
 use crate::{
     config::{ErrorPageConfig, ListenerConfig, RawErrorPage, RawSite, SiteConfig, raw::Raw},
     route::{RawRoute, RespondBody, RouteConfig, default_max_body_bytes},
-    tls::{CertificateHeader, CertificateSource, RawClientAuth},
+    tls::{CertificateHeader, CertificateSource, RawClientAuth, acme::AcmeConfig},
     types::{HostPattern, KeyPath, Name, Problems, did_you_mean},
 };
 
@@ -23,6 +23,7 @@ pub(super) fn parse(
     raw: &Raw,
     context: &Context<'_>,
     listeners: &[ListenerConfig],
+    acme: &AcmeConfig,
     upstreams: &mut Upstreams<'_>,
     problems: &mut Problems,
 ) -> Vec<SiteConfig> {
@@ -30,7 +31,7 @@ pub(super) fn parse(
     let mut sites = Vec::with_capacity(raw.sites.len());
     for (name, site) in &raw.sites {
         let path = KeyPath::of(&["sites", name]);
-        let mut parser = Parser { name, site, path: &path, names: &names, problems };
+        let mut parser = Parser { name, site, path: &path, names: &names, acme, problems };
         sites.push(parser.parse(upstreams));
     }
     check_hosts(&sites, listeners, problems);
@@ -39,8 +40,8 @@ pub(super) fn parse(
         listeners_of(site, listeners).iter().map(|listener| listener.name.clone()).collect()
     };
     sent_on::check_hosts(&sites, names_of, listeners, problems);
-    if !problems.has_errors() {
-        warn_of_acme(&sites, listeners, problems);
+    if !problems.has_errors() && acme.dns.is_none() {
+        warn_of_wildcards(&sites, listeners, problems);
     }
     sites
 }
@@ -50,6 +51,7 @@ struct Parser<'a> {
     site: &'a RawSite,
     path: &'a KeyPath,
     names: &'a Names<'a>,
+    acme: &'a AcmeConfig,
     problems: &'a mut Problems,
 }
 
@@ -148,12 +150,15 @@ impl Parser<'_> {
         let private = hosts.iter().position(|host| !host.is_public());
         let Some(raw) = &self.site.certificate else {
             return match private {
-                None if !hosts.is_empty() => CertificateSource::Acme,
+                None if !hosts.is_empty() => CertificateSource::Acme(self.acme.key_type),
                 _ => CertificateSource::Internal,
             };
         };
-        let source = raw.parse(&path, self.problems);
-        if source == CertificateSource::Acme
+        let source = raw.parse(&path, self.acme.key_type, self.problems);
+        // Somebody's own authority may certify any name.
+        let is_public = self.acme.authorities.iter().all(|authority| authority.caa.is_some());
+        if matches!(source, CertificateSource::Acme(_))
+            && is_public
             && let Some((i, host)) = private.and_then(|i| Some((i, hosts.get(i)?)))
         {
             self.problems
@@ -161,7 +166,7 @@ impl Parser<'_> {
                     &self.path.key("hosts").index(i),
                     format!("no public authority certifies {host}, so ACME can't order a certificate for this site"),
                 )
-                .help("write `certificate = { internal = true }`, or make it a site of its own")
+                .help("write `certificate = { internal = true }`, make it a site of its own, or name an authority of yours in [acme.authorities]")
                 .related(path.key("acme"), "ordered here");
         }
         source
@@ -391,23 +396,22 @@ fn check_hosts(sites: &[SiteConfig], listeners: &[ListenerConfig], problems: &mu
     }
 }
 
-/// Says once that certificates are not ordered yet.
-fn warn_of_acme(sites: &[SiteConfig], listeners: &[ListenerConfig], problems: &mut Problems) {
-    let uses_acme = |site: &&SiteConfig| {
-        site.certificate == CertificateSource::Acme
-            && listeners_of(site, listeners).iter().any(|listener| listener.protocol.is_tls())
-    };
-    let using: Vec<&SiteConfig> = sites.iter().filter(uses_acme).collect();
-    let [first, others @ ..] = using.as_slice() else { return };
-    let who = match others {
-        [] => format!("the site \"{}\" gets", first.name),
-        [_] => format!("the site \"{}\" and one more get", first.name),
-        more => format!("the site \"{}\" and {} more get", first.name, more.len()),
-    };
-    problems
-        .warning(
-            &first.path.key("certificate"),
-            format!("{who} a certificate of the edge's own authority: this version does not order any by ACME yet"),
-        )
-        .help("browsers refuse it; name files with `certificate = { chain = \"…\", key = \"…\" }`");
+/// Wildcards are validated by dns-01 only (RFC 8555, section 8.4), and nothing says how records get into DNS.
+fn warn_of_wildcards(sites: &[SiteConfig], listeners: &[ListenerConfig], problems: &mut Problems) {
+    for site in sites {
+        let is_ordered = matches!(site.certificate, CertificateSource::Acme(_))
+            && listeners_of(site, listeners).iter().any(|listener| listener.protocol.is_tls());
+        let star = site.hosts.iter().position(|host| matches!(host, HostPattern::Wildcard(_)));
+        let Some((at, host)) = star.and_then(|at| Some((at, site.hosts.get(at)?))) else {
+            continue;
+        };
+        if is_ordered {
+            problems
+                .warning(
+                    &site.path.key("hosts").index(at),
+                    format!("no certificate can be ordered for {host}: authorities validate a wildcard by DNS, and [acme.dns] is missing"),
+                )
+                .help("add it, with `rfc2136` or `command`; until then the site has the internal authority's certificate");
+        }
+    }
 }

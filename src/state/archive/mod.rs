@@ -1,15 +1,15 @@
 //! Backups: the files of a state directory in one encrypted file, and back.
 //!
 //! Off the request path; blocks. A backup is a tar inside age (<https://age-encryption.org/v1>), encrypted by a passphrase
-//! (scrypt). Its first member, [`INDEX`], lists the others with their sizes and hashes; the others are the files, below
-//! [`FOLDER`]. `age -d backup.age | tar x` opens it without this program.
+//! (scrypt). Its first member, `INDEX`, lists the others with their sizes and hashes; the others are the files, below
+//! `FOLDER`. `age -d backup.age | tar x` opens it without this program.
 //!
 //! ```text
 //! gather ── files, read into memory ──▶ seal ──▶ backup          (pack.rs)
 //! backup ──▶ unpack ── each file, once it is what the index says ──▶ Staging ──▶ the state directory   (place.rs)
 //! ```
 //!
-//! What is state: every regular file, but for what [`never_state`] names. A feature that puts a file into the state
+//! What is state: every regular file, but for what `never_state` names. A feature that puts a file into the state
 //! directory has it in the backup without a word here.
 //!
 //! Invariants: a backup that is made can be restored (both sides have the same limits); nothing of a backup is used before

@@ -71,6 +71,14 @@ pub struct CertificateSample {
     pub site: Name,
     /// When it ends, in seconds since 1970.
     pub not_after: i64,
+    /// When it was issued by ACME.
+    pub issued: Option<i64>,
+    /// When it is ordered anew.
+    pub next_renewal: Option<i64>,
+    /// Failed orders.
+    pub failures: Option<u64>,
+    /// The internal authority's stands in for one by ACME.
+    pub is_standing_in: Option<bool>,
 }
 
 /// What a route has counted, for the status.
@@ -406,10 +414,27 @@ fn sampled(
         // Two samples of one endpoint would be a mistake of the caller; adding keeps the counter honest.
         requests.with_label_values(&labels).inc_by(sample.requests);
     }
+    let issued = register(&scrape, gauges(&names::CERTIFICATE_ISSUED));
+    let next_renewal = register(&scrape, gauges(&names::CERTIFICATE_NEXT_RENEWAL));
+    let failures = register(&scrape, counters(&names::CERTIFICATE_RENEWAL_FAILURES));
+    let standing_in = register(&scrape, gauges(&names::CERTIFICATE_STANDING_IN));
     for sample in certificates {
-        let gauge = not_after.with_label_values(&[&*sample.site]);
+        let site = [&*sample.site];
+        let gauge = not_after.with_label_values(&site);
         let known = gauge.get();
         gauge.set(if known == 0 { sample.not_after } else { known.min(sample.not_after) });
+        let times = [(&issued, sample.issued), (&next_renewal, sample.next_renewal)];
+        for (gauge, time) in times {
+            if let Some(time) = time {
+                gauge.with_label_values(&site).set(time);
+            }
+        }
+        if let Some(count) = sample.failures {
+            failures.with_label_values(&site).inc_by(count);
+        }
+        if let Some(is_standing_in) = sample.is_standing_in {
+            standing_in.with_label_values(&site).set(i64::from(is_standing_in));
+        }
     }
     scrape.gather()
 }

@@ -112,6 +112,14 @@ definitions! {
     "Certificates": {
         CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
             "When the site's certificate ends, in seconds since 1970; the earliest of several.";
+        CERTIFICATE_ISSUED: Gauge "tidegate_certificate_issued_seconds" ["site"]
+            "When the site's certificate by ACME was issued, in seconds since 1970.";
+        CERTIFICATE_NEXT_RENEWAL: Gauge "tidegate_certificate_next_renewal_seconds" ["site"]
+            "When the site's certificate by ACME is ordered anew, or tried again, in seconds since 1970.";
+        CERTIFICATE_RENEWAL_FAILURES: Counter "tidegate_certificate_renewal_failures_total" ["site"]
+            "Failed orders of the site's certificate by ACME.";
+        CERTIFICATE_STANDING_IN: Gauge "tidegate_certificate_standing_in" ["site"]
+            "1 where the certificate of the edge's own authority stands in for one by ACME, else 0.";
     }
     "Configuration": {
         CONFIG_GENERATION: Gauge "tidegate_config_generation" []

@@ -24,7 +24,14 @@ fn every_metric_can_be_registered() {
     let _listener = metrics.listener("https");
     let _upstream = metrics.upstream("web");
     let _tunnel = metrics.tunnel("pg", None, "web");
-    let certificate = CertificateSample { site: "shop".parse().unwrap(), not_after: 9 };
+    let certificate = CertificateSample {
+        site: "shop".parse().unwrap(),
+        not_after: 9,
+        issued: Some(1),
+        next_renewal: Some(2),
+        failures: Some(3),
+        is_standing_in: Some(false),
+    };
     let text = metrics.render(&[sample("10.0.0.1:80", true)], &[certificate]);
     for (_, definitions) in names::SECTIONS {
         for definition in *definitions {
@@ -165,7 +172,14 @@ fn the_configuration_and_its_reloads_are_told() {
 #[test]
 fn endpoints_and_certificates_leave_no_series_behind() {
     let metrics = Metrics::new();
-    let certificate = |not_after| CertificateSample { site: "shop".parse().unwrap(), not_after };
+    let certificate = |not_after| CertificateSample {
+        site: "shop".parse().unwrap(),
+        not_after,
+        issued: None,
+        next_renewal: None,
+        failures: None,
+        is_standing_in: None,
+    };
     let text = metrics.render(
         &[sample("10.0.0.1:80", true), sample("unix:/run/a\"b.sock", false)],
         &[certificate(50), certificate(40)],

@@ -69,7 +69,9 @@ fn a_mended_order_is_told() {
 
 #[test]
 fn other_sources_need_no_file() {
-    for source in [CertificateSource::Internal, CertificateSource::Acme] {
+    for source in
+        [CertificateSource::Internal, CertificateSource::Acme(crate::tls::acme::KeyType::Ecdsa)]
+    {
         let (compiled, problems) = try_compile(&source, &["b.test", "a.test", "b.test"]);
         assert!(problems.is_empty());
         match compiled.unwrap().certificate {

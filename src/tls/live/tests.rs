@@ -89,7 +89,7 @@ async fn a_damaged_authority_is_an_error_until_it_is_mended() {
     std::fs::write(directory.join("ca.pem"), "x").unwrap();
     std::fs::write(directory.join("ca-key.pem"), "x").unwrap();
     let attach = || {
-        let source = CertificateSource::Acme;
+        let source = CertificateSource::Acme(crate::tls::acme::KeyType::Ecdsa);
         edge.live.attach(blueprint("shop", &source, &["a.test"], &TlsPolicy::default()))
     };
     let error = attach().unwrap_err();

@@ -131,7 +131,7 @@ async fn the_renewal_task_runs_by_the_calendar() {
     let (source, then) = (CertificateSource::Internal, now - DAY * 25);
     let certificate =
         Certificate::issued(source, hosts, authority, then, &Handle::current(), QUICK).unwrap();
-    let first = certificate.current.load().not_after;
+    let first = certificate.current.load().first.not_after;
     eventually("the renewal", || certificate.facts().not_after > first).await;
 }
 

@@ -1,7 +1,7 @@
 //! What the harness adds to a test's configuration text.
 //!
 //! Addresses first: `{0}`, `{1}` are the origins', `{dir}` is the edge's directory. Then, where the text does not have
-//! it: a state directory, an admin listener and an access log of the edge's own; a listener `http`, and `https` where a
+//! it: a state directory, an admin listener and an access log of the edge's own, no orders of certificates; a listener `http`, and `https` where a
 //! site asks for one; and, where there is no site and no included file, one for `localhost` and `127.0.0.1` on both. What is added stands
 //! after the text, so that its lines keep their numbers. A text that is not TOML stays as it is.
 
@@ -37,6 +37,10 @@ pub fn complete(text: &str, addresses: &[String], directory: &Path) -> String {
             }
             Some(_) => {}
         }
+    }
+    if !table.contains_key("acme") {
+        // Nothing of a test leaves this machine.
+        added.push_str("[acme]\nenabled = false\n");
     }
     let sites = table.get("sites").and_then(Value::as_table);
     let has_sites_elsewhere = table.contains_key("include") || table.contains_key("allow_empty");

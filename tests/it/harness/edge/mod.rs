@@ -210,6 +210,15 @@ impl Edge {
         Client::to(self.admin.as_deref().expect("an admin listener"))
     }
 
+    /// Where the admin listener is.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[track_caller]
+    pub fn admin_address(&self) -> &str {
+        self.admin.as_deref().expect("an admin listener")
+    }
+
     /// The sum of all series of a metric that have these labels; 0 where there is none.
     ///
     /// Labels are `()`, `[("upstream", "api")]`, or an origin: then the series whose `endpoint` is its address.

@@ -1,4 +1,4 @@
-//! What newer authorities have and pebble 2.4 has not: renewal information (RFC 9773) and profiles.
+//! What other authorities have and pebble 2.4 has not: renewal information (RFC 9773), profiles, a name in CAA records.
 
 use std::{
     collections::BTreeMap,
@@ -14,6 +14,8 @@ use x509_parser::{extensions::ParsedExtension, pem::parse_x509_pem};
 
 /// Where renewal information is, with the slash before the certificate.
 pub(super) const RENEWAL_PATH: &str = "/renewal-info/";
+/// Who it is in CAA records (RFC 8659). Pebble itself looks at none.
+pub(super) const CAA_IDENTITY: &str = "pebble.test";
 /// What Let's Encrypt says: ask again in six hours.
 const RETRY_AFTER: Duration = Duration::from_hours(6);
 
@@ -94,6 +96,7 @@ impl Extensions {
             directory["renewalInfo"] =
                 format!("{base}{}", RENEWAL_PATH.trim_end_matches('/')).into();
         }
+        directory["meta"]["caaIdentities"] = json!([CAA_IDENTITY]);
         if !self.profiles.is_empty() {
             directory["meta"]["profiles"] = json!(self.profiles);
         }
