@@ -2,7 +2,7 @@
 
 use std::{
     sync::mpsc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use pingora_core::{
@@ -57,7 +57,7 @@ fn peer(tls: &str, address: &str) -> Box<HttpPeer> {
     let raw: RawUpstream = toml::from_str(&text).unwrap();
     let config = raw.parse(&"web".parse().unwrap(), &KeyPath::root(), &mut Problems::new());
     let settings = config.tls.as_ref().unwrap();
-    let loaded = TlsFiles::read(settings).load(UpstreamProtocol::Auto, SystemTime::now()).unwrap();
+    let loaded = TlsFiles::read(settings).load(UpstreamProtocol::Auto).unwrap();
     let address: EndpointAddress = address.parse().unwrap();
     let endpoint = Endpoint::new(config.name.clone(), address.clone());
     let template = PeerTemplate::new(&config, Some(&loaded), &address, Some("app.test")).unwrap();

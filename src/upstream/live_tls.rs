@@ -151,7 +151,7 @@ impl Watched for LiveTls {
             }
             Offer::New => {}
         }
-        match files.load(self.key.protocol, SystemTime::now()) {
+        match files.load(self.key.protocol) {
             Ok(loaded) => self.take(Arc::new(loaded)),
             Err(error) => {
                 let text = tls::with_sources(&error);
@@ -209,7 +209,7 @@ mod tests {
             UpstreamTlsConfig { client_certificate: Some(files), ..UpstreamTlsConfig::default() };
         let while_it_was_good = SystemTime::UNIX_EPOCH + Duration::from_hours(442_000);
         let protocol = UpstreamProtocol::Http1;
-        let loaded = TlsFiles::read(&settings).load(protocol, while_it_was_good).unwrap();
+        let loaded = TlsFiles::read(&settings).load_at(protocol, while_it_was_good).unwrap();
         let key = LiveTlsKey { settings: settings.clone(), protocol };
         (settings, LiveTls::new(key, Arc::new(loaded)))
     }

@@ -40,7 +40,7 @@ mod test_origin;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
@@ -106,7 +106,7 @@ pub fn compile(config: &Arc<UpstreamConfig>, problems: &mut Problems) -> Option<
     }
     if let Some(settings) = &config.tls {
         let path = config.path.key("tls");
-        match TlsFiles::read(settings).load(config.protocol, SystemTime::now()) {
+        match TlsFiles::read(settings).load(config.protocol) {
             Err(error) => {
                 error.report(&path, problems);
                 return None;

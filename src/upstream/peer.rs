@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn load(settings: &UpstreamTlsConfig, protocol: UpstreamProtocol) -> EndpointTls {
-        TlsFiles::read(settings).load(protocol, std::time::SystemTime::now()).unwrap()
+        TlsFiles::read(settings).load(protocol).unwrap()
     }
 
     fn peer(config: &UpstreamConfig, address: &str, host: Option<&str>) -> Box<HttpPeer> {

@@ -252,8 +252,7 @@ mod tests {
 
     fn live(settings: &UpstreamTlsConfig) -> Arc<LiveTls> {
         let protocol = UpstreamProtocol::Auto;
-        let now = std::time::SystemTime::now();
-        let loaded = TlsFiles::read(settings).load(protocol, now).unwrap();
+        let loaded = TlsFiles::read(settings).load(protocol).unwrap();
         let key = LiveTlsKey { settings: settings.clone(), protocol };
         Arc::new(LiveTls::new(key, Arc::new(loaded)))
     }

@@ -122,7 +122,12 @@ impl<'a> TlsFiles<'a> {
     }
 
     /// Parses and checks them, for an upstream that speaks `protocol`.
-    pub(super) fn load(
+    pub(super) fn load(self, protocol: UpstreamProtocol) -> Result<EndpointTls, UpstreamTlsError> {
+        self.load_at(protocol, SystemTime::now())
+    }
+
+    /// The same at another time.
+    pub(super) fn load_at(
         self,
         protocol: UpstreamProtocol,
         now: SystemTime,
