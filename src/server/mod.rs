@@ -281,8 +281,8 @@ fn start_acme(core: &Arc<Core>) {
     let asking = Arc::downgrade(core);
     core.live.tls.acme().start(Surroundings {
         dns: core.live.upstreams.resolver().clone(),
-        tls_listeners: Box::new(move || {
-            asking.upgrade().map(|core| core.own_tls_listeners()).unwrap_or_default()
+        tls_listeners: Box::new(move |host| {
+            asking.upgrade().map(|core| core.own_tls_listeners(host)).unwrap_or_default()
         }),
     });
 }

@@ -149,14 +149,15 @@ impl Core {
         bound.into_iter().map(|(name, address)| (name.to_string(), address.to_string())).collect()
     }
 
-    /// Where TLS listeners are bound that take a handshake from this machine without a PROXY header.
-    pub(super) fn own_tls_listeners(&self) -> Vec<SocketAddr> {
-        let settings = self.settings();
+    /// Where TLS listeners are bound that serve `host` and take a handshake from this machine without a PROXY header.
+    pub(super) fn own_tls_listeners(&self, host: &str) -> Vec<SocketAddr> {
+        let (settings, snapshot) = (self.settings(), self.snapshot.load());
         let own = |name: &Name| {
             settings.listeners.iter().any(|listener| {
                 listener.name == *name
                     && listener.protocol.is_tls()
                     && listener.proxy_from == ProxyFrom::Nobody
+                    && snapshot.serves_by_tls(name, host)
             })
         };
         let bound = self.listeners.bound().into_iter();

@@ -130,6 +130,12 @@ impl Snapshot {
         found.unwrap_or_else(|| table.default_tls.clone().map_or(TlsChoice::Refuse, TlsChoice::Use))
     }
 
+    /// Whether a listener has a site of its own for `host` (lower case), with TLS.
+    pub fn serves_by_tls(&self, listener: &str, host: &str) -> bool {
+        let found = self.listeners.get(listener).and_then(|table| table.hosts.find(host));
+        matches!(found, Some(HostEntry::Site(site)) if site.tls.is_some())
+    }
+
     /// Where the connections of `listener` are sent on to, where it speaks no HTTP.
     pub fn tunnel_of(&self, listener: &str) -> Option<Arc<Tunnel>> {
         self.listeners.get(listener)?.tunnel.clone()

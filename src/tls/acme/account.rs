@@ -144,10 +144,14 @@ pub(super) async fn roll_key(
     account: &mut Account,
     shelf: &Shelf,
 ) -> Result<(), Failure> {
-    let credentials = account.update_key().await.map_err(Failure::acme)?;
-    let key = SecretText::new(BASE64_STANDARD.encode(credentials.private_key().secret_pkcs8_der()));
     let of = Arc::clone(authority);
     let before = shelf.run(move |store| store.account(&of)).await?;
+    // From the authority's yes on, the new key is nowhere but here: the disk must take it.
+    if let Some(before) = &before {
+        keep(authority, before, shelf).await?;
+    }
+    let credentials = account.update_key().await.map_err(Failure::acme)?;
+    let key = SecretText::new(BASE64_STANDARD.encode(credentials.private_key().secret_pkcs8_der()));
     let kept = KeptAccount {
         directory: authority.directory.clone(),
         key,

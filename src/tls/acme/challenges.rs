@@ -31,15 +31,16 @@ pub const ALPN: &[u8] = b"acme-tls/1";
 #[derive(Default)]
 pub struct Challenges {
     current: ArcSwapOption<Answers>,
-    writing: Mutex<()>,
+    /// The number of the answer that was put in last.
+    writing: Mutex<u64>,
 }
 
 #[derive(Clone, Default)]
 struct Answers {
     /// Key authorizations by token.
-    http: HashMap<Box<str>, Arc<str>, RandomState>,
+    http: HashMap<Box<str>, (u64, Arc<str>), RandomState>,
     /// Handshakes by name, lower case.
-    tls: HashMap<Box<str>, Arc<ServerConfig>, RandomState>,
+    tls: HashMap<Box<str>, (u64, Arc<ServerConfig>), RandomState>,
 }
 
 /// Why there can be no answer to tls-alpn-01.
@@ -58,6 +59,8 @@ pub enum AlpnError {
 pub struct Shown {
     challenges: Arc<Challenges>,
     key: Key,
+    /// Two orders may answer for one name: each takes back its own.
+    number: u64,
 }
 
 enum Key {
@@ -70,21 +73,21 @@ impl Challenges {
     pub fn http(&self, path: &str) -> Option<Arc<str>> {
         let token = path.strip_prefix(HTTP_PATH)?;
         let current = self.current.load();
-        current.as_ref()?.http.get(token).cloned()
+        current.as_ref()?.http.get(token).map(|(_, answer)| Arc::clone(answer))
     }
 
     /// The handshake that answers a validation of `name` (lower case).
     pub fn tls(&self, name: &str) -> Option<Arc<ServerConfig>> {
         let current = self.current.load();
-        current.as_ref()?.tls.get(name).cloned()
+        current.as_ref()?.tls.get(name).map(|(_, answer)| Arc::clone(answer))
     }
 
     /// Answers requests for `token` with `authorization`.
     pub fn show_http(self: &Arc<Self>, token: &str, authorization: &str) -> Shown {
-        self.change(|answers| {
-            answers.http.insert(token.into(), authorization.into());
+        let number = self.change(|answers, number| {
+            answers.http.insert(token.into(), (number, authorization.into()));
         });
-        Shown { challenges: Arc::clone(self), key: Key::Token(token.into()) }
+        Shown { challenges: Arc::clone(self), key: Key::Token(token.into()), number }
     }
 
     /// Answers validating handshakes for `name` with the digest of a key authorization.
@@ -93,18 +96,20 @@ impl Challenges {
     /// The name is not one that a certificate can have, or the system gives no random numbers.
     pub fn show_tls(self: &Arc<Self>, name: &str, digest: &[u8]) -> Result<Shown, AlpnError> {
         let config = Arc::new(handshake(name, digest)?);
-        self.change(|answers| {
-            answers.tls.insert(name.into(), config);
+        let number = self.change(|answers, number| {
+            answers.tls.insert(name.into(), (number, config));
         });
-        Ok(Shown { challenges: Arc::clone(self), key: Key::Name(name.into()) })
+        Ok(Shown { challenges: Arc::clone(self), key: Key::Name(name.into()), number })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Answers)) {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+    fn change(&self, change: impl FnOnce(&mut Answers, u64)) -> u64 {
+        let mut last = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = last.wrapping_add(1);
         let mut answers = self.current.load().as_deref().cloned().unwrap_or_default();
-        change(&mut answers);
+        change(&mut answers, *last);
         let is_empty = answers.http.is_empty() && answers.tls.is_empty();
         self.current.store((!is_empty).then(|| Arc::new(answers)));
+        *last
     }
 }
 
@@ -131,9 +136,16 @@ fn handshake(name: &str, digest: &[u8]) -> Result<ServerConfig, AlpnError> {
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        self.challenges.change(|answers| match &self.key {
-            Key::Token(token) => drop(answers.http.remove(token)),
-            Key::Name(name) => drop(answers.tls.remove(name)),
+        self.challenges.change(|answers, _| match &self.key {
+            Key::Token(token)
+                if answers.http.get(token).is_some_and(|(n, _)| *n == self.number) =>
+            {
+                answers.http.remove(token);
+            }
+            Key::Name(name) if answers.tls.get(name).is_some_and(|(n, _)| *n == self.number) => {
+                answers.tls.remove(name);
+            }
+            Key::Token(_) | Key::Name(_) => {}
         });
     }
 }
@@ -170,7 +182,10 @@ mod tests {
         drop(a);
         assert!(challenges.http("/.well-known/acme-challenge/a").is_none());
         assert!(challenges.http("/.well-known/acme-challenge/b").is_some());
+        let again = challenges.show_tls("x.test", &[8; 32]).unwrap();
         drop((b, tls));
+        assert!(challenges.tls("x.test").is_some(), "another order's");
+        drop(again);
         assert!(challenges.current.load().is_none(), "nothing is left behind");
     }
 }

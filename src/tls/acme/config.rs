@@ -10,14 +10,18 @@ use super::dns::{AcmeDnsConfig, RawAcmeDns};
 use crate::types::{KeyPath, Name, Problems, SecretSource, defaults, did_you_mean};
 
 /// Authorities that are known by name: their directory, and who they are in CAA records.
-const KNOWN: [(&str, &str, &str); 3] = [
-    ("letsencrypt", "https://acme-v02.api.letsencrypt.org/directory", "letsencrypt.org"),
+const KNOWN: [(&str, &str, &[&str]); 3] = [
+    ("letsencrypt", "https://acme-v02.api.letsencrypt.org/directory", &["letsencrypt.org"]),
     (
         "letsencrypt-staging",
         "https://acme-staging-v02.api.letsencrypt.org/directory",
-        "letsencrypt.org",
+        &["letsencrypt.org"],
     ),
-    ("zerossl", "https://acme.zerossl.com/v2/DV90", "sectigo.com"),
+    (
+        "zerossl",
+        "https://acme.zerossl.com/v2/DV90",
+        &["sectigo.com", "trust-provider.com", "usertrust.com", "comodoca.com", "comodo.com"],
+    ),
 ];
 const DEFAULT_AUTHORITY: &str = "letsencrypt";
 
@@ -155,7 +159,7 @@ pub struct Authority {
     /// The certificate profile.
     pub profile: Option<String>,
     /// Who it is in CAA records, where that is known.
-    pub caa: Option<&'static str>,
+    pub caa: Option<&'static [&'static str]>,
 }
 
 /// External account binding.

@@ -38,6 +38,9 @@ pub enum Failure {
     /// It does not know the order any more.
     #[error("it does not know the order: {0}")]
     NoOrder(String),
+    /// It opens no account, or takes ours no more.
+    #[error("it opens no account: {0}")]
+    Account(String),
     /// It refuses the order.
     #[error("it refuses: {0}")]
     Refused(String),
@@ -144,13 +147,25 @@ impl Failure {
                 | Self::Nonces
                 | Self::RateLimited(_)
                 | Self::NoAccount(_)
+                | Self::Account(_)
                 | Self::Unsupported(_)
                 | Self::TimedOut
                 | Self::Certificate(_)
                 | Self::Eab(_)
                 | Self::Client(_)
                 | Self::Refused(_)
+                | Self::BadAccountKey
+                | Self::Preflight(Obstacle::Caa { .. })
         )
+    }
+
+    /// Whether the authority (or the library) does not like what a new order says.
+    pub(super) fn is_about_the_order(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::NoOrder(_) => true,
+            Self::Unreachable(words) => words.contains("replaces"),
+            _ => false,
+        }
     }
 
     /// Whether the authority counts it against the names.
@@ -238,7 +253,17 @@ mod tests {
             (of("rejectedIdentifier", Some(400)), true, true),
             (of("malformed", Some(404)), false, false),
             (Failure::TimedOut, true, false),
-            (Failure::BadAccountKey, false, false),
+            (
+                Failure::Preflight(Obstacle::Caa {
+                    name: "a".to_owned(),
+                    at: "a".to_owned(),
+                    allowed: "b".to_owned(),
+                    authority: "c".to_owned(),
+                }),
+                true,
+                false,
+            ),
+            (Failure::Preflight(Obstacle::NoAddress("a".to_owned())), false, false),
         ] {
             assert_eq!(failure.is_the_authoritys(), is_the_authoritys, "{failure}");
             assert_eq!(failure.counts(), counts, "{failure}");

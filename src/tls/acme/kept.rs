@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
-use tracing::error;
+use tracing::{error, warn};
 use zeroize::Zeroizing;
 
 use super::{
@@ -227,8 +227,12 @@ impl AcmeStore for FileStore {
             let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
             let Some(id) = id.filter(|id| !id.starts_with('.')) else { continue };
             let id = CertificateId(id.into());
-            if let Some(kept) = self.certificate(&id)? {
-                all.push((id, kept));
+            match self.certificate(&id) {
+                Ok(Some(kept)) => all.push((id, kept)),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(certificate = %id, %error, "a certificate that is kept can't be read");
+                }
             }
         }
         all.sort_by(|(a, _), (b, _)| a.cmp(b));

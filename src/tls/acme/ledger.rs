@@ -28,6 +28,9 @@ pub struct Tries {
     pub failures: u32,
     /// Not before this.
     pub next: i64,
+    /// The authority said so: nobody can have it sooner.
+    #[serde(default)]
+    pub is_limited: bool,
     /// Why the last one failed.
     pub error: String,
 }

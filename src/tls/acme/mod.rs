@@ -20,6 +20,7 @@ mod renewal;
 mod schedule;
 mod service;
 mod shelf;
+mod variant;
 
 pub use challenges::{ALPN, Challenges, HTTP_PATH};
 pub use clock::ClockError;
@@ -33,8 +34,5 @@ pub use ledger::{Ledger, Tries};
 pub use preflight::{Caa, LookUp, LookUpFailure, Obstacle};
 pub use renewal::{Renewal, RenewalFacts};
 pub use schedule::Window;
-pub use service::{Acme, Surroundings};
-pub(super) use {
-    kept::names_of,
-    renewal::{keep, kept_for},
-};
+pub use service::{Acme, OwnListeners, Surroundings};
+pub(super) use {kept::names_of, renewal::keep, variant::kept_for};

@@ -17,7 +17,8 @@ use rcgen::{
     RsaKeySize,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use tracing::{info, warn};
+use tokio::runtime::Handle;
+use tracing::{error, info, warn};
 
 use super::{
     super::{files::LoadedCertificate, unix_seconds, with_sources},
@@ -44,6 +45,8 @@ pub(super) struct Wanted {
     pub(super) algorithm: Algorithm,
     /// What it is to replace, where the same authority issued it.
     pub(super) replaces: Option<CertificateIdentifier<'static>>,
+    /// The chain that is held: what comes to the same is not new.
+    pub(super) held: Option<String>,
 }
 
 /// What an order needs of the edge.
@@ -52,7 +55,7 @@ pub(super) struct Means<'a> {
     pub(super) account: &'a Account,
     pub(super) challenges: &'a Arc<Challenges>,
     pub(super) kinds: &'a [ChallengeKind],
-    pub(super) dns: Option<&'a DnsWriter>,
+    pub(super) dns: Option<&'a Arc<DnsWriter>>,
     pub(super) shelf: &'a Shelf,
 }
 
@@ -64,7 +67,8 @@ pub(super) async fn order(
     let (mut order, key) = open(wanted, means).await?;
     let issued = carry_out(&mut order, &key, wanted, means).await;
     let keeps_order = match &issued {
-        Ok(_) => false,
+        // Where the disk did not take the certificate, the next process has it by its order.
+        Ok(issued) => !issued.is_kept,
         // The authority or the way to it fails: the order may go on later.
         Err(failure) => matches!(
             failure,
@@ -78,9 +82,20 @@ pub(super) async fn order(
     };
     if !keeps_order {
         let id = wanted.id.clone();
-        means.shelf.run(move |store| store.keep_order(&id, None)).await?;
+        let forgotten = means.shelf.run(move |store| store.keep_order(&id, None)).await;
+        if let Err(failure) = forgotten {
+            warn!(names = ?wanted.names, %failure, "an order that has ended can't be forgotten");
+        }
     }
-    issued
+    issued.map(|issued| (issued.kept, issued.loaded))
+}
+
+/// What came of an order.
+struct Issued {
+    kept: KeptCertificate,
+    loaded: LoadedCertificate,
+    /// The disk has it.
+    is_kept: bool,
 }
 
 /// The order of before, where there is one that can go on; else a new one.
@@ -91,8 +106,13 @@ async fn open(wanted: &Wanted, means: &Means<'_>) -> Result<(Order, SecretText),
         match means.account.order(kept.url.clone()).await.map_err(Failure::acme) {
             Ok(mut order) => {
                 let status = order.state().status;
-                // One that is valid has a certificate for the kept key.
-                if status != OrderStatus::Invalid {
+                // One that is valid has a certificate for the kept key; the present one may be it.
+                let is_over = status == OrderStatus::Invalid
+                    || status == OrderStatus::Valid && wanted.held.is_some() && {
+                        let chain = order.certificate().await.map_err(Failure::acme)?;
+                        chain.is_none() || chain == wanted.held
+                    };
+                if !is_over {
                     info!(authority = %means.authority.name, names = ?wanted.names, ?status, "going on with an order");
                     return Ok((order, kept.key));
                 }
@@ -115,7 +135,19 @@ async fn open(wanted: &Wanted, means: &Means<'_>) -> Result<(Order, SecretText),
         new = new.profile(profile);
     }
     info!(authority = %means.authority.name, names = ?wanted.names, key = algorithm.word(), "ordering a certificate");
-    let order = means.account.new_order(&new).await.map_err(Failure::acme)?;
+    let order = match means.account.new_order(&new).await.map_err(Failure::acme) {
+        // The authority does not take what the order says to replace: it was replaced, or the library sees no echo of it.
+        // That is a courtesy, and the certificate is needed (RFC 9773, section 5).
+        Err(failure) if wanted.replaces.is_some() && failure.is_about_the_order() => {
+            warn!(authority = %means.authority.name, names = ?wanted.names, %failure, "ordering without saying what is replaced");
+            let new = match &means.authority.profile {
+                Some(profile) => NewOrder::new(&identifiers).profile(profile),
+                None => NewOrder::new(&identifiers),
+            };
+            means.account.new_order(&new).await.map_err(Failure::acme)?
+        }
+        other => other?,
+    };
     let kept = KeptOrder {
         authority: means.authority.name.to_string(),
         directory: means.authority.directory.clone(),
@@ -123,7 +155,10 @@ async fn open(wanted: &Wanted, means: &Means<'_>) -> Result<(Order, SecretText),
         key: key.clone(),
     };
     let id = wanted.id.clone();
-    means.shelf.run(move |store| store.keep_order(&id, Some(&kept))).await?;
+    if let Err(failure) = means.shelf.run(move |store| store.keep_order(&id, Some(&kept))).await {
+        // Only a process that ends in the middle misses it.
+        warn!(names = ?wanted.names, %failure, "an order can't be kept; it is carried out all the same");
+    }
     Ok((order, key))
 }
 
@@ -132,7 +167,7 @@ async fn carry_out(
     key: &SecretText,
     wanted: &Wanted,
     means: &Means<'_>,
-) -> Result<(KeptCertificate, LoadedCertificate), Failure> {
+) -> Result<Issued, Failure> {
     if order.state().status == OrderStatus::Pending {
         validate(order, means).await?;
     }
@@ -159,13 +194,18 @@ async fn carry_out(
         }
     }
     let (id, keeping) = (wanted.id.clone(), kept.clone());
-    means.shelf.run(move |store| store.keep_certificate(&id, &keeping)).await?;
-    Ok((kept, loaded))
+    let keep = means.shelf.run(move |store| store.keep_certificate(&id, &keeping)).await;
+    if let Err(failure) = &keep {
+        // It was issued, and counts at the authority: it is served all the same.
+        error!(names = ?wanted.names, %failure, "a certificate that was issued can't be kept");
+    }
+    Ok(Issued { kept, loaded, is_kept: keep.is_ok() })
 }
 
 /// What is shown to the authority while it validates.
 #[derive(Default)]
 struct Answers {
+    dns: Option<Arc<DnsWriter>>,
     /// Taken back when they are dropped.
     shown: Vec<Shown>,
     /// Records in DNS: name and value.
@@ -177,12 +217,13 @@ struct Answers {
 /// Answers the challenges of all names that are not validated yet, and waits for the authority's verdict.
 async fn validate(order: &mut Order, means: &Means<'_>) -> Result<(), Failure> {
     let mut answers = Answers::default();
+    answers.dns = means.dns.cloned();
     let answered = answer(order, means, &mut answers).await;
     let verdict = match answered {
         Ok(()) => Ok(order.poll_ready(&RetryPolicy::new().timeout(VALIDATION)).await),
         Err(failure) => Err(failure),
     };
-    answers.take_back(means).await;
+    answers.take_back().await;
     match verdict? {
         Ok(OrderStatus::Ready) => Ok(()),
         Ok(_) => {
@@ -266,13 +307,29 @@ impl Answers {
     }
 
     /// Takes back what was shown. A record that stays is told, and does no harm.
-    async fn take_back(&mut self, means: &Means<'_>) {
+    async fn take_back(&mut self) {
         self.shown.clear();
-        let Some(dns) = means.dns else { return };
-        for (name, value) in self.records.drain(..) {
-            if let Err(error) = dns.clean_up(&name, &value).await {
-                warn!(name, error = with_sources(&error), "a challenge record stays in DNS");
-            }
+        if let Some(dns) = &self.dns {
+            clean_up(dns, std::mem::take(&mut self.records)).await;
+        }
+    }
+}
+
+impl Drop for Answers {
+    /// An order that is given up (its site is gone, or its time is over) leaves no record either.
+    fn drop(&mut self) {
+        let records = std::mem::take(&mut self.records);
+        let Some(dns) = self.dns.take().filter(|_| !records.is_empty()) else { return };
+        if let Ok(handle) = Handle::try_current() {
+            handle.spawn(async move { clean_up(&dns, records).await });
+        }
+    }
+}
+
+async fn clean_up(dns: &DnsWriter, records: Vec<(String, String)>) {
+    for (name, value) in records {
+        if let Err(error) = dns.clean_up(&name, &value).await {
+            warn!(name, error = with_sources(&error), "a challenge record stays in DNS");
         }
     }
 }

@@ -25,20 +25,22 @@ struct Seen {
     algorithm: Algorithm,
 }
 
-/// Shakes hands with each listener for the first of the names. A listener that can't be reached is told; so is another
+/// The name to ask for, of a certificate with these names. Any label will do for a star.
+pub(super) fn host_of(names: &[String]) -> String {
+    names.first().map(|name| name.replacen('*', "tidegate-check", 1)).unwrap_or_default()
+}
+
+/// Shakes hands with each listener for a name. A listener that can't be reached is told; so is another
 /// certificate than `leaf` (DER).
 pub(super) async fn check(
     listeners: &[SocketAddr],
-    names: &[String],
+    name: &str,
     algorithm: Algorithm,
     leaf: &[u8],
 ) -> Result<(), String> {
-    let Some(name) = names.first() else { return Ok(()) };
-    // Any label will do for a star.
-    let name = name.replacen('*', "tidegate-check", 1);
     for listener in listeners {
         let target = SocketAddr::new(reachable(listener.ip()), listener.port());
-        let shown = tokio::time::timeout(HANDSHAKE, shown(target, &name, algorithm)).await;
+        let shown = tokio::time::timeout(HANDSHAKE, shown(target, name, algorithm)).await;
         match shown {
             Ok(Ok(Some(shown))) if shown == leaf => {}
             Ok(Ok(Some(_))) => {
@@ -163,10 +165,10 @@ mod tests {
     #[tokio::test]
     async fn another_certificate_than_the_new_one_is_told() {
         let (address, leaf) = listener().await;
-        let names = ["*.a.test".to_owned()];
+        let name = host_of(&["*.a.test".to_owned()]);
         let check = |leaf: Vec<u8>, algorithm| {
-            let names = names.clone();
-            async move { check(&[address], &names, algorithm, &leaf).await }
+            let name = name.clone();
+            async move { check(&[address], &name, algorithm, &leaf).await }
         };
         assert_eq!(check(leaf.clone(), Algorithm::Ecdsa).await, Ok(()));
         let fault = check(vec![1, 2, 3], Algorithm::Ecdsa).await.unwrap_err();
@@ -177,7 +179,7 @@ mod tests {
         let fault = check(leaf.clone(), Algorithm::Rsa).await.unwrap_err();
         assert!(fault.contains("can't be asked"), "{fault}");
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert!(super::check(&[nobody], &names, Algorithm::Ecdsa, &leaf).await.is_err());
-        assert_eq!(super::check(&[], &names, Algorithm::Ecdsa, &leaf).await, Ok(()));
+        assert!(super::check(&[nobody], &name, Algorithm::Ecdsa, &leaf).await.is_err());
+        assert_eq!(super::check(&[], &name, Algorithm::Ecdsa, &leaf).await, Ok(()));
     }
 }

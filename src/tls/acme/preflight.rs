@@ -73,13 +73,14 @@ pub struct Caa {
     pub issuer: String,
 }
 
-/// Looks for what would make an order fail. `identities` are the authority's in CAA records; without any, they are not
+/// Looks for what would make an order fail. An authority that connects to a name `needs_address`. `identities` are the authority's in CAA records; without any, they are not
 /// judged.
 ///
 /// # Errors
 /// The first obstacle that is certain. What DNS can't tell now is none.
 pub(super) async fn look(
     names: &[String],
+    needs_address: bool,
     authority: &str,
     identities: &[String],
     dns: &dyn LookUp,
@@ -89,7 +90,8 @@ pub(super) async fn look(
             Some(host) => (host, true),
             None => (&**name, false),
         };
-        if !is_wildcard && dns.addresses(host).await == Err(LookUpFailure::Nothing) {
+        if needs_address && !is_wildcard && dns.addresses(host).await == Err(LookUpFailure::Nothing)
+        {
             return Err(Obstacle::NoAddress(name.clone()));
         }
         if identities.is_empty() {
@@ -225,7 +227,7 @@ mod tests {
     }
 
     async fn look_for(name: &str, zone: &Zone) -> Result<(), Obstacle> {
-        look(&[name.to_owned()], "le", &["letsencrypt.org".to_owned()], zone).await
+        look(&[name.to_owned()], true, "le", &["letsencrypt.org".to_owned()], zone).await
     }
 
     #[tokio::test]
@@ -235,6 +237,8 @@ mod tests {
         let obstacle = look_for("b.example.com", &zone).await.unwrap_err();
         assert_eq!(obstacle, Obstacle::NoAddress("b.example.com".to_owned()));
         assert_eq!(look_for("*.b.example.com", &zone).await, Ok(()), "a wildcard needs none");
+        let by_dns = look(&["b.example.com".to_owned()], false, "le", &[], &zone).await;
+        assert_eq!(by_dns, Ok(()), "nobody connects to it");
         zone.is_down = true;
         assert_eq!(look_for("b.example.com", &zone).await, Ok(()), "not known is no obstacle");
     }

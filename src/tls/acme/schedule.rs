@@ -22,10 +22,12 @@ pub struct Window {
 
 /// When to renew a certificate with this lifetime. `share` (0 to 1) is where in the spread or the window this one is.
 pub(super) fn renew_at(not_before: i64, not_after: i64, window: Option<Window>, share: f64) -> i64 {
-    if let Some(Window { start, end }) = window {
-        return start.saturating_add(part(end.saturating_sub(start).max(0), share));
-    }
     let lifetime = not_after.saturating_sub(not_before).max(0);
+    if let Some(Window { start, end }) = window {
+        let suggested = start.saturating_add(part(end.saturating_sub(start).max(0), share));
+        // Whatever the authority says, not when it is nearly over.
+        return suggested.min(not_after.saturating_sub(lifetime / SPREAD));
+    }
     let latest = not_after.saturating_sub(lifetime / 3);
     latest.saturating_sub(part(lifetime / SPREAD, share))
 }
@@ -64,6 +66,8 @@ mod tests {
         assert_eq!(renew_at(0, 90 * DAY, window, 0.5), 150);
         let odd = Some(Window { start: 100, end: 50 });
         assert_eq!(renew_at(0, 90 * DAY, odd, 0.5), 100);
+        let late = Some(Window { start: 200 * DAY, end: 201 * DAY });
+        assert_eq!(renew_at(0, 100 * DAY, late, 0.5), 95 * DAY);
     }
 
     #[test]

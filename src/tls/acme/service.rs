@@ -33,6 +33,8 @@ use super::{
 
 /// Directories are asked for again after so long: an authority may learn something.
 const ACCOUNT_LIFE: Duration = Duration::from_hours(6);
+/// Accounts that are remembered; a configuration has one or two.
+const MAX_AUTHORITIES: usize = 32;
 /// Sites that are attached one after the other share one look at the store.
 const LISTING_LIFE: Duration = Duration::from_secs(10);
 
@@ -40,9 +42,12 @@ const LISTING_LIFE: Duration = Duration::from_secs(10);
 pub struct Surroundings {
     /// Look-ups by DNS.
     pub dns: Arc<dyn LookUp>,
-    /// Where TLS listeners that take connections without more ado are bound.
-    pub tls_listeners: Box<dyn Fn() -> Vec<SocketAddr> + Send + Sync>,
+    /// Where TLS listeners are bound that serve a host (lower case) and take connections without more ado.
+    pub tls_listeners: OwnListeners,
 }
+
+/// Where listeners are bound that serve a host.
+pub type OwnListeners = Box<dyn Fn(&str) -> Vec<SocketAddr> + Send + Sync>;
 
 /// The service behind certificates by ACME. One an edge.
 pub struct Acme {
@@ -53,8 +58,8 @@ pub struct Acme {
     surroundings: OnceLock<Surroundings>,
     clock: Mutex<Clock>,
     ledger: tokio::sync::Mutex<Option<Ledger>>,
-    /// By directory.
-    accounts: tokio::sync::Mutex<HashMap<String, Open>>,
+    /// By directory. Each opens alone: two orders must not make two accounts, and one authority not hold up another.
+    accounts: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Open>>>>>,
     permits: ArcSwap<(u32, Arc<Semaphore>)>,
     dns: Mutex<Option<(AcmeDnsConfig, Arc<DnsWriter>)>>,
     listing: Mutex<Option<(Instant, Arc<Listing>)>>,
@@ -88,7 +93,7 @@ impl Acme {
             surroundings: OnceLock::new(),
             clock: Mutex::new(Clock::new(Instant::now(), SystemTime::now())),
             ledger: tokio::sync::Mutex::new(None),
-            accounts: tokio::sync::Mutex::new(HashMap::new()),
+            accounts: Mutex::default(),
             listing: Mutex::new(None),
             handle,
         })
@@ -226,9 +231,9 @@ impl Acme {
         authority: &Arc<Authority>,
         settings: &AcmeConfig,
     ) -> Result<(Account, Arc<[String]>), Failure> {
-        // One at a time: two orders must not make two accounts.
-        let mut accounts = self.accounts.lock().await;
-        if let Some(open) = accounts.get(&authority.directory)
+        let slot = self.account_slot(authority);
+        let mut slot = slot.lock().await;
+        if let Some(open) = &*slot
             && open.authority == *authority
             && open.email == settings.email
             && open.since.elapsed() < ACCOUNT_LIFE
@@ -238,7 +243,7 @@ impl Acme {
         let of = Arc::clone(authority);
         let client = self.shelf.work(move || AuthorityClient::new(&of)).await??;
         let identities = match authority.caa {
-            Some(known) => vec![known.to_owned()],
+            Some(known) => known.iter().map(|name| (*name).to_owned()).collect(),
             None => client.caa_identities(&authority.directory).await.map_err(Failure::acme)?,
         };
         let email = settings.email.as_deref();
@@ -251,27 +256,63 @@ impl Acme {
             caa_identities: identities.into(),
         };
         let identities = Arc::clone(&open.caa_identities);
-        accounts.retain(|_, open| open.since.elapsed() < ACCOUNT_LIFE);
-        accounts.insert(authority.directory.clone(), open);
+        *slot = Some(open);
         Ok((account, identities))
+    }
+
+    fn account_slot(&self, authority: &Authority) -> Arc<tokio::sync::Mutex<Option<Open>>> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if accounts.len() >= MAX_AUTHORITIES && !accounts.contains_key(&authority.directory) {
+            // Those of configurations of before.
+            accounts.retain(|_, slot| Arc::strong_count(slot) > 1);
+        }
+        Arc::clone(accounts.entry(authority.directory.clone()).or_default())
     }
 
     /// Opens the account anew the next time.
     pub(super) async fn forget_account(&self, authority: &Authority) {
-        self.accounts.lock().await.remove(&authority.directory);
+        *self.account_slot(authority).lock().await = None;
+    }
+
+    /// Sets the account that is kept aside, so that a new one is opened; where `url` is said, only if it is that one.
+    pub(super) async fn set_account_aside(
+        &self,
+        authority: &Arc<Authority>,
+        url: Option<String>,
+    ) -> Result<(), Failure> {
+        let of = Arc::clone(authority);
+        let is_aside = self.shelf.run(move |store| {
+            let is_it = match (&url, store.account(&of)?) {
+                (Some(url), Some(kept)) => kept.url.as_ref() == Some(url),
+                _ => true,
+            };
+            if is_it {
+                store.forget_account(&of)?;
+            }
+            Ok(is_it)
+        });
+        if is_aside.await? {
+            self.forget_account(authority).await;
+        }
+        Ok(())
     }
 
     /// Reads the ledger.
-    pub(super) async fn read_ledger<T>(
-        &self,
-        read: impl FnOnce(&Ledger) -> T,
-    ) -> Result<T, Failure> {
+    async fn read_ledger<T>(&self, read: impl FnOnce(&Ledger) -> T) -> T {
         let mut ledger = self.ledger.lock().await;
-        if let Some(ledger) = &*ledger {
-            return Ok(read(ledger));
-        }
-        let kept = self.shelf.run(|store| store.ledger()).await?;
-        Ok(read(ledger.insert(kept)))
+        read(self.known_ledger(&mut ledger).await)
+    }
+
+    /// The ledger, read when it is first asked for. One that can't be read must not stop renewals: it begins anew.
+    async fn known_ledger<'a>(&self, ledger: &'a mut Option<Ledger>) -> &'a mut Ledger {
+        let kept = match ledger.take() {
+            Some(known) => known,
+            None => self.shelf.run(|store| store.ledger()).await.unwrap_or_else(|failure| {
+                warn!(%failure, "the ledger of orders can't be read: failures of before are not known");
+                Ledger::default()
+            }),
+        };
+        ledger.insert(kept)
     }
 
     /// Changes the ledger and keeps it, where there was a change. It counts here also where the disk does not take it.
@@ -280,10 +321,7 @@ impl Acme {
         change: impl FnOnce(&mut Ledger) -> bool,
     ) -> Result<(), Failure> {
         let mut ledger = self.ledger.lock().await;
-        if ledger.is_none() {
-            *ledger = Some(self.shelf.run(|store| store.ledger()).await?);
-        }
-        let Some(known) = ledger.as_mut() else { return Ok(()) };
+        let known = self.known_ledger(&mut ledger).await;
         if !change(known) {
             return Ok(());
         }
@@ -297,7 +335,7 @@ impl Acme {
         id: &CertificateId,
         names: &[String],
         now: i64,
-    ) -> Result<(Option<Tries>, i64), Failure> {
+    ) -> (Option<Tries>, i64) {
         let max = self.settings().max_failures;
         let id = id.to_string();
         self.read_ledger(|ledger| (ledger.tries(&id).cloned(), ledger.free_at(names, max, now)))
