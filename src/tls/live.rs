@@ -25,6 +25,7 @@ use super::{
     internal::{AuthorityError, InternalAuthority},
     policy::{LivePolicy, SiteTls},
     store::{Certificate, CertificateFacts},
+    tickets::TicketKeys,
     unix_seconds,
     watched::Timing,
 };
@@ -50,8 +51,8 @@ pub enum TlsError {
     /// The internal authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
-    /// Ticket keys.
-    #[error("ticket keys can't be made")]
+    /// Ticket keys, or what a policy asks for.
+    #[error("TLS can't be set up")]
     Config(#[from] rustls::Error),
 }
 
@@ -71,6 +72,7 @@ struct Registry {
     certificates: HashMap<CertificateKey, Weak<Certificate>, RandomState>,
     policies: HashMap<TlsPolicy, Weak<LivePolicy>, RandomState>,
     authority: Option<Arc<InternalAuthority>>,
+    tickets: Option<TicketKeys>,
 }
 
 #[derive(Debug)]
@@ -150,7 +152,7 @@ impl TlsLive {
             kept.unheld_since = None;
             return Ok(kept.tls.clone());
         }
-        let tls = Arc::new(SiteTls::new(policy_of, certificate)?);
+        let tls = Arc::new(SiteTls::new(policy_of, certificate, registry.tickets()?)?);
         registry.make_room();
         registry.sites.insert(key, Kept { tls: tls.clone(), unheld_since: None });
         Ok(tls)
@@ -265,6 +267,14 @@ impl Registry {
         }
         let opened = Arc::new(InternalAuthority::open(state_dir, now)?);
         Ok(self.authority.insert(opened).clone())
+    }
+
+    /// The keys of tickets, made with the first site.
+    fn tickets(&mut self) -> Result<TicketKeys, rustls::Error> {
+        if let Some(made) = &self.tickets {
+            return Ok(made.clone());
+        }
+        Ok(self.tickets.insert(TicketKeys::new()?).clone())
     }
 
     fn make_room(&mut self) {

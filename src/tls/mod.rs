@@ -19,6 +19,7 @@ mod internal;
 mod live;
 mod policy;
 mod store;
+mod tickets;
 mod watched;
 
 use std::sync::{Arc, LazyLock};

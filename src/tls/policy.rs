@@ -1,8 +1,8 @@
 //! What a site's handshakes must satisfy, built for rustls.
 //!
 //! A connection is stamped with the [`PolicyIdentity`] that it was made under; the request path compares it by value
-//! where a site asks for more than the least. Tickets belong to one [`Handshake`]: each has a ticketer of its own, since
-//! rustls does not check a client again when it resumes, and a ticket of one site must not open another. When the files
+//! where a site asks for more than the least. Tickets belong to one [`Handshake`] (`tickets.rs`), since rustls does not
+//! check a client again when it resumes, and a ticket of one site must not open another. When the files
 //! of a policy change (authorities, revocation lists), it becomes another in version: the sites that have it make their
 //! handshakes anew, and connections of before count as made under another policy.
 
@@ -19,7 +19,6 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     compress::CompressionCache,
-    crypto::aws_lc_rs::Ticketer,
     server::NoServerSessionStorage,
     version::{TLS12, TLS13},
 };
@@ -33,6 +32,7 @@ use super::{
     files::Fingerprint,
     provider,
     store::{Certificate, CertificateFacts},
+    tickets::TicketKeys,
     watched::{Freshness, Offer, Timing, Watched, watch},
     with_sources,
 };
@@ -62,6 +62,7 @@ struct InForce {
 pub struct SiteTls {
     policy: Arc<LivePolicy>,
     certificate: Arc<Certificate>,
+    tickets: TicketKeys,
     current: ArcSwap<Handshake>,
 }
 
@@ -218,13 +219,14 @@ impl SiteTls {
     /// The TLS of a site.
     ///
     /// # Errors
-    /// The system gives no random numbers for ticket keys.
+    /// The cryptography does not have what the policy asks for.
     pub(super) fn new(
         policy: Arc<LivePolicy>,
         certificate: Arc<Certificate>,
+        tickets: TicketKeys,
     ) -> Result<Self, rustls::Error> {
-        let current = Handshake::new(&policy.in_force.load(), &certificate)?;
-        Ok(Self { policy, certificate, current: ArcSwap::from_pointee(current) })
+        let current = Handshake::new(&policy.in_force.load(), &certificate, &tickets)?;
+        Ok(Self { policy, certificate, tickets, current: ArcSwap::from_pointee(current) })
     }
 
     /// What a handshake gets now.
@@ -234,7 +236,7 @@ impl SiteTls {
         if Arc::ptr_eq(&current.identity, &in_force.identity) {
             return current;
         }
-        match Handshake::new(&in_force, &self.certificate) {
+        match Handshake::new(&in_force, &self.certificate, &self.tickets) {
             Ok(new) => {
                 let new = Arc::new(new);
                 self.current.store(new.clone());
@@ -242,7 +244,7 @@ impl SiteTls {
             }
             Err(error) => {
                 // Its connections count as made under another policy, which the request path refuses.
-                warn!(%error, "ticket keys can't be made");
+                warn!(%error, "the new policy can't be put in force");
                 current
             }
         }
@@ -276,7 +278,11 @@ impl SiteTls {
 }
 
 impl Handshake {
-    fn new(policy: &InForce, certificate: &Arc<Certificate>) -> Result<Self, rustls::Error> {
+    fn new(
+        policy: &InForce,
+        certificate: &Arc<Certificate>,
+        tickets: &TicketKeys,
+    ) -> Result<Self, rustls::Error> {
         let identity = policy.identity.clone();
         let config = ServerConfig::builder_with_provider(provider().clone())
             .with_protocol_versions(versions(identity.policy.preset))?;
@@ -286,8 +292,8 @@ impl Handshake {
         };
         let mut config = config.with_cert_resolver(certificate.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // 12 hours; keys change every six. Stateless, so nothing is stored for a session.
-        config.ticketer = Ticketer::new()?;
+        // Stateless, so nothing is stored for a session.
+        config.ticketer = tickets.bound();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 2;
         // No 0-RTT: it can be replayed (RFC 8446, section 8).

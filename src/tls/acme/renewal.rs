@@ -23,6 +23,7 @@ use super::{
 
 /// The longest sleep.
 const LOOK: Duration = Duration::from_mins(1);
+
 /// What a certificate's task knows, for status and metrics; and how it is woken.
 #[derive(Debug, Default)]
 pub struct Renewal {

@@ -12,6 +12,7 @@ use crate::tls::{
 struct Setting {
     _state: tempfile::TempDir,
     authority: Arc<InternalAuthority>,
+    tickets: TicketKeys,
 }
 
 impl Setting {
@@ -19,7 +20,7 @@ impl Setting {
         let state = tempfile::tempdir().unwrap();
         let now = std::time::SystemTime::now();
         let authority = Arc::new(InternalAuthority::open(state.path(), now).unwrap());
-        Self { _state: state, authority }
+        Self { _state: state, authority, tickets: TicketKeys::new().unwrap() }
     }
 
     fn site(&self, preset: TlsPreset, hosts: &[&str]) -> SiteTls {
@@ -31,7 +32,7 @@ impl Setting {
             Certificate::issued(source, hosts, authority, now, &handle, Timing::default()).unwrap();
         let policy = TlsPolicy { preset, ..TlsPolicy::default() };
         let policy = LivePolicy::new(policy, None, &Handle::current(), Timing::default());
-        SiteTls::new(policy, certificate).unwrap()
+        SiteTls::new(policy, certificate, self.tickets.clone()).unwrap()
     }
 }
 
@@ -77,7 +78,7 @@ async fn a_ticket_is_good_at_its_own_site_only() {
     let site = setting.site(TlsPreset::Intermediate, &["a.test"]);
     let other = setting.site(TlsPreset::Intermediate, &["a.test"]);
     for version in [&TLS12, &TLS13] {
-        // The client asks both under one name: only the ticket keys tell them apart.
+        // The client asks both under one name: only the marks in the tickets tell them apart.
         let client = client(setting.authority.certificate(), &[version]);
         let first = handshake(&site.handshake().config, &client, "a.test").await.unwrap();
         assert_eq!(first.kind, HandshakeKind::Full);
