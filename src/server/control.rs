@@ -97,7 +97,7 @@ impl Control for AdminControl {
                     issued: renewal.and_then(|renewal| renewal.issued),
                     next_renewal: renewal.and_then(|renewal| renewal.next),
                     failures: renewal.map(|renewal| renewal.failures),
-                    is_standing_in: renewal.map(|renewal| renewal.is_standing_in),
+                    is_standing_in: renewal.map(|_| facts.is_standing_in),
                 })
             })
             .collect();
@@ -193,7 +193,7 @@ fn certificates(snapshot: &Snapshot) -> Vec<CertificateStatus> {
                     CertificateSource::Internal => CertificateOrigin::Internal,
                     CertificateSource::Files { .. } => CertificateOrigin::Files,
                 },
-                standing_in: renewal.is_standing_in,
+                standing_in: certificate.is_standing_in,
                 authority: renewal.authority,
                 issued: renewal.issued.map(at),
                 next_renewal: renewal.next.map(at),

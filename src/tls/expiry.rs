@@ -66,6 +66,7 @@ mod tests {
             not_after: days * DAY,
             last_error: None,
             source,
+            is_standing_in: false,
             renewal: None,
         }
     }

@@ -53,6 +53,8 @@ pub struct CertificateFacts {
     pub last_error: Option<String>,
     /// Where it comes from.
     pub source: CertificateSource,
+    /// The internal authority's stands in for one that is ordered.
+    pub is_standing_in: bool,
     /// How it is renewed, where that is by ACME.
     pub renewal: Option<RenewalFacts>,
 }
@@ -197,15 +199,13 @@ impl Certificate {
     /// What is served now, and why nothing newer.
     pub fn facts(&self) -> CertificateFacts {
         let current = self.current.load();
-        let renewal = self.renewal().map(|renewal| RenewalFacts {
-            is_standing_in: self.is_standing_in(),
-            ..renewal.facts()
-        });
+        let renewal = self.renewal().map(|renewal| renewal.facts());
+        let is_standing_in = self.is_standing_in();
         let all = || std::iter::once(&current.first).chain(&current.others);
         // Of one that stands in with an older one beside it, the older one is for some names only.
-        let shown = if self.is_standing_in() { all().last() } else { None };
+        let shown = if is_standing_in { all().last() } else { None };
         let shown = shown.unwrap_or(&current.first);
-        let ends = if self.is_standing_in() { None } else { all().map(|one| one.not_after).min() };
+        let ends = if is_standing_in { None } else { all().map(|one| one.not_after).min() };
         CertificateFacts {
             names: shown.names.0.clone(),
             issuer: shown.issuer.clone(),
@@ -217,6 +217,7 @@ impl Certificate {
                 .clone()
                 .or_else(|| renewal.as_ref().and_then(|renewal| renewal.error.clone())),
             source: self.source.clone(),
+            is_standing_in,
             renewal,
         }
     }

@@ -496,6 +496,43 @@ fn an_account_takes_a_new_key() {
 }
 
 #[test]
+fn what_was_exported_elsewhere_is_served_from_the_start_once_it_is_imported() {
+    let setting = Setting::new();
+    let edge = setting.start(&setting.text("", "", ""));
+    setting.wait_issued(&edge, HOST);
+    let first = leaf(&edge, HOST);
+    let path = |name: &str| setting.folder.path().join(name).display().to_string();
+    let run = |arguments: &[&str]| {
+        let ran = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .arg("certificates")
+            .args(arguments)
+            .args(["--chain", &path("chain.pem"), "--key", &path("key.pem")])
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    };
+    run(&["export", HOST, "--state-dir", &path("state")]);
+    run(&["import", "--state-dir", &path("other")]);
+    setting.pebble.set_fault(Fault::Down);
+    let text = setting.text("", "", "").replace("/state\"", "/other\"");
+    let other = Edge::start(&[&setting.origin], &text);
+    assert_eq!(leaf(&other, HOST), first);
+    setting.trusting(&other, HOST).get("/").send().assert_status(200);
+    assert_eventually!(certificate(&other)["next_renewal"].is_string());
+    assert_eq!(certificate(&other)["failures"], 0, "nothing is due");
+
+    // A running edge takes what is put there, at its next look.
+    setting.pebble.set_fault(None);
+    renew(&edge);
+    assert_eventually!(leaf(&edge, HOST) != first, within ISSUED);
+    run(&["export", HOST, "--state-dir", &path("state")]);
+    run(&["import", "--state-dir", &path("other")]);
+    setting.pebble.set_fault(Fault::Down);
+    other.reload_with(&text.replacen("[acme]", "[acme]\nmax_orders = 3", 1)).unwrap();
+    assert_eventually!(leaf(&other, HOST) != first, within ISSUED);
+}
+
+#[test]
 fn the_command_renews_and_shows() {
     let setting = Setting::new();
     let edge = setting.start(&setting.text("", "", ""));

@@ -46,8 +46,6 @@ pub struct RenewalFacts {
     pub failures: u64,
     /// Why the last try failed; none since it went well.
     pub error: Option<String>,
-    /// The certificate of the edge's own authority stands in.
-    pub is_standing_in: bool,
 }
 
 impl Renewal {
@@ -131,17 +129,17 @@ pub(in crate::tls) async fn keep(
                 }
             }
         }
-        let Some(held) = certificate.upgrade() else { return };
+        if certificate.strong_count() == 0 {
+            return;
+        }
         renewal.change(|facts| {
             facts.next = next;
-            facts.is_standing_in = held.is_standing_in();
             let kept = variants.iter().filter_map(|variant| variant.kept.as_ref());
             if let Some((kept, _)) = kept.min_by_key(|(_, loaded)| loaded.not_after) {
                 facts.authority.clone_from(&kept.authority);
                 facts.issued = Some(kept.issued);
             }
         });
-        drop(held);
         let now = unix_seconds(SystemTime::now());
         let questions = variants.iter().map(|variant| variant.ask_at);
         let until = questions.chain(next).min().unwrap_or(i64::MAX).saturating_sub(now).max(1);

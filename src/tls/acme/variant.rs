@@ -243,7 +243,10 @@ impl Variant {
                     info!(names = ?self.names, authority = %authority.name, key = self.algorithm.word(), not_after = date(loaded.not_after), "certificate issued");
                     acme.forget_listing();
                     self.kept = Some((kept, loaded));
-                    self.changed = acme.store().changed(&self.id);
+                    let (reading, of) = (Arc::clone(acme), self.id.clone());
+                    let changed = acme.shelf().work(move || reading.store().changed(&of));
+                    // Without an answer the file is read once more.
+                    self.changed = changed.await.unwrap_or_default();
                     let now = unix_seconds(SystemTime::now());
                     self.ask_at = self.first_question(now);
                     self.share = fastrand::f64();

@@ -1,11 +1,14 @@
 //! Why a challenge record could not be written, in words that say what to do.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf, process::ExitStatus};
+use std::{fmt, io, net::SocketAddr, process::ExitStatus};
 
 use hickory_proto::{ProtoError, dnssec::DnsSecError, op::ResponseCode, rr::Name};
 
 use super::{config::TsigHash, exchange::ExchangeError};
-use crate::types::{HumanDuration, SecretSource};
+use crate::{
+    state::SecretError,
+    types::{HumanDuration, SecretSource},
+};
 
 /// A record that was not written, or was not seen. None of it is secret.
 #[derive(Debug, thiserror::Error)]
@@ -16,17 +19,9 @@ pub enum DnsError {
     /// More than one string of a TXT record holds (RFC 1035, section 3.3), or nothing.
     #[error("the value of a challenge record has 1 to 255 bytes, this one {0}")]
     Value(usize),
-    /// The file with the secret.
-    #[error("the TSIG secret in {path} can't be read")]
-    SecretRead {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The variable with the secret.
-    #[error("the environment variable {0} of the TSIG secret is not set")]
-    SecretNotSet(String),
+    /// The secret is not where it should be.
+    #[error("there is no TSIG secret")]
+    Secret(#[source] SecretError),
     /// Something else than a key is there.
     #[error(
         "the TSIG secret from {0} is not base64; it is the text between the quotes of `secret` in the server's key"

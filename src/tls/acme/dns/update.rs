@@ -1,11 +1,6 @@
 //! A record added or removed by dynamic update (RFC 2136), signed with TSIG (RFC 8945). The answer's signature is checked.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine as _, engine::general_purpose};
 use hickory_proto::{
@@ -23,7 +18,7 @@ use super::{
     exchange::{Connection, ExchangeError},
     names::{Names, zone_at},
 };
-use crate::types::{Secret, SecretSource};
+use crate::state::read_secret;
 
 /// How far apart the clocks may be, in seconds (RFC 8945, section 10, recommends it).
 const FUDGE_SECONDS: u16 = 300;
@@ -151,16 +146,7 @@ fn signature_problem(update: &DnsUpdate, answer: &Message, ours: u64) -> Option<
 
 /// Reads the secret, again for each update, so that a changed file counts at once.
 fn signer(update: &DnsUpdate) -> Result<TSigner, DnsError> {
-    let text = match &update.secret {
-        SecretSource::File(path) => {
-            read(path).map_err(|source| DnsError::SecretRead { path: path.clone(), source })?
-        }
-        SecretSource::Env(name) => {
-            use std::os::unix::ffi::OsStringExt as _;
-            let value = std::env::var_os(name);
-            Secret::new(value.ok_or_else(|| DnsError::SecretNotSet(name.clone()))?.into_vec())
-        }
-    };
+    let text = read_secret(&update.secret).map_err(DnsError::Secret)?;
     let no_key = || DnsError::SecretNotBase64(update.secret.clone());
     let text = text.expose().trim_ascii();
     if text.len() > MAX_SECRET {
@@ -173,19 +159,12 @@ fn signer(update: &DnsUpdate) -> Result<TSigner, DnsError> {
     Ok(TSigner::new(key.to_vec(), algorithm, update.key_name.clone(), FUDGE_SECONDS)?)
 }
 
-fn read(path: &Path) -> std::io::Result<Secret> {
-    // A buffer that never grows leaves no copy of the secret behind.
-    let mut bytes = Vec::with_capacity(MAX_SECRET + 1);
-    File::open(path)?.take(MAX_SECRET as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(Secret::new(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use hickory_proto::rr::rdata::TSIG;
 
     use super::*;
-    use crate::tls::acme::dns::config::TsigHash;
+    use crate::{state::SecretError, tls::acme::dns::config::TsigHash, types::SecretSource};
 
     fn update(secret: SecretSource) -> DnsUpdate {
         DnsUpdate {
@@ -207,17 +186,21 @@ mod tests {
             Ok(signer) => Ok(signer.key().to_vec()),
             Err(error) => Err(error.to_string()),
         };
-        assert!(matches!(signer(&update), Err(DnsError::SecretRead { .. })));
+        assert!(matches!(signer(&update), Err(DnsError::Secret(SecretError::Read { .. }))));
         std::fs::write(&path, "aHVudGVyMg==\n").unwrap();
         assert_eq!(said(&update), Ok(b"hunter2".to_vec()));
         let long = "A".repeat(4 * MAX_SECRET);
-        for wrong in ["", "\n", "hunter2", "secret: aHVudGVyMg==", &long] {
+        for empty in ["", "\n"] {
+            std::fs::write(&path, empty).unwrap();
+            assert!(matches!(signer(&update), Err(DnsError::Secret(SecretError::Empty(_)))));
+        }
+        for wrong in [" ", "hunter2", "secret: aHVudGVyMg==", &long] {
             std::fs::write(&path, wrong).unwrap();
             let error = said(&update).unwrap_err();
             assert!(error.contains("is not base64") && !error.contains("aHVu"), "{error}");
         }
         let update = super::tests::update(SecretSource::Env("TIDEGATE_TEST_NO_SECRET".into()));
-        assert!(matches!(signer(&update), Err(DnsError::SecretNotSet(_))));
+        assert!(matches!(signer(&update), Err(DnsError::Secret(SecretError::NotSet(_)))));
     }
 
     #[test]
