@@ -12,7 +12,7 @@ use criterion::Criterion;
 use tidegate::{
     telemetry::metrics::Metrics,
     types::{KeyPath, Problems},
-    upstream::{Live, RawUpstream, Timeouts, Tried, Upstream, compile},
+    upstream::{Live, RawUpstream, Timeouts, Upstream, Wish, compile},
 };
 use tokio::runtime::{Handle, Runtime};
 
@@ -23,7 +23,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         for endpoints in [3, 10, 100] {
             let upstream = upstream(runtime.handle(), balance, endpoints);
             group.bench_function(format!("{balance}/{endpoints}"), |bencher| {
-                bencher.iter(|| upstream.pick(black_box(&Tried::new())).unwrap());
+                bencher.iter(|| upstream.pick(black_box(&Wish::default())).unwrap());
             });
             group.bench_function(format!("{balance}/{endpoints}/2_threads"), |bencher| {
                 bencher.iter_custom(|picks| on_two_threads(&upstream, picks));
@@ -31,7 +31,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         }
     }
     let upstream = upstream(runtime.handle(), "round-robin", 3);
-    let picked = upstream.pick(&Tried::new()).unwrap();
+    let picked = upstream.pick(&Wish::default()).unwrap();
     let timeouts = Timeouts::default();
     group.bench_function("peer", |bencher| {
         bencher.iter(|| picked.peer(black_box(&timeouts), false));
@@ -46,7 +46,7 @@ fn on_two_threads(upstream: &Upstream, picks: u64) -> Duration {
         barrier.wait();
         let start = Instant::now();
         for _ in 0..picks {
-            black_box(upstream.pick(&Tried::new()).unwrap());
+            black_box(upstream.pick(&Wish::default()).unwrap());
         }
         start.elapsed()
     };

@@ -2,6 +2,8 @@
 //!
 //! Times are RFC 3339 in UTC ([`crate::telemetry::rfc3339`]). Fields may be added; none changes its meaning.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Readiness;
@@ -126,10 +128,18 @@ pub struct EndpointStatus {
     pub since: Option<String>,
     /// What its last failed probe said.
     pub last_error: Option<String>,
-    /// Requests that it is serving.
+    /// Requests that it is serving, long streams too.
     pub in_flight: u64,
+    /// Those of them that are WebSockets, event streams, gRPC streams, or connections that are sent on.
+    pub streams: u64,
     /// Tries sent to it so far.
     pub requests: u64,
+    /// How long it takes to answer, in milliseconds, on an average of the last seconds that believes slow answers at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
+    /// Those that it failed, by how; without those that never happened.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub faults: BTreeMap<String, u64>,
 }
 
 /// The health of an endpoint.

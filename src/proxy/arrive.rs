@@ -6,7 +6,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use http::{
     HeaderValue, Method, StatusCode, Version,
-    header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST},
     uri::Scheme,
 };
 use pingora_error::Result;
@@ -14,16 +14,13 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
-    body_pace::BodyPace,
-    client_address,
+    admit, client_address,
     connection::ConnectionInfo,
     context::RequestContext,
-    endpoint,
     failure::Failure,
     forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
     life::OnConnection,
-    patience, respond,
-    tries::Exchange,
+    respond,
 };
 use crate::{
     config::ListenerLimits,
@@ -36,7 +33,6 @@ use crate::{
     snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},
     telemetry::metrics::LimitReached,
     tls::acme::HTTP_PATH,
-    upstream::UpstreamProtocol,
 };
 
 /// How a request goes on.
@@ -338,32 +334,10 @@ async fn enter(
         return fail(session, ctx, failure).await;
     }
     match &route.target {
-        Target::Upstream { index, timeouts, metrics, .. } => {
-            ctx.labels.upstream = Some(metrics.clone());
-            ctx.tries.upstream = Some(*index);
-            ctx.tries.timeouts = *timeouts;
-            ctx.tries.exchange = exchange(session);
-            let is_grpc_upstream =
-                ctx.tries.exchange == Exchange::Stream && speaks_http2_only(ctx, *index);
-            ctx.tries.max_body_bytes = (!is_grpc_upstream).then_some(route.max_body_bytes);
-            if ctx.tries.exchange == Exchange::WebSocket && has_body(session.req_header()) {
-                // Where its body ends and the frames begin, two readers may see differently.
-                return fail(session, ctx, Failure::ClientInvalid).await;
-            }
-            if ctx.tries.exchange == Exchange::WebSocket {
-                // Silence of the client is no fault either.
-                session.set_read_timeout(Some(timeouts.stream_idle));
-            } else if is_grpc_upstream {
-                session.set_read_timeout(Some(timeouts.stream_idle));
-            } else {
-                watch_body(session, ctx);
-            }
-            to_origin_form(session.req_header_mut());
-            if let Err(failure) = endpoint::pick_first(ctx) {
-                return fail(session, ctx, failure).await;
-            }
-            Ok(Arrived::Forward)
-        }
+        Target::Forward(forward) => match admit::admit(session, ctx, &route, forward) {
+            Ok(()) => Ok(Arrived::Forward),
+            Err(failure) => fail(session, ctx, failure).await,
+        },
         Target::Redirect { to, status } => {
             let location = redirect_location(session.req_header(), ctx, &route, to);
             respond::send_redirect(session, ctx, *status, &location).await?;
@@ -376,50 +350,10 @@ async fn enter(
     }
 }
 
-/// From here on a body that is silent or too slow ends its request.
-fn watch_body(session: &mut Session, ctx: &mut RequestContext) {
-    if session.as_downstream_mut().is_body_done() {
-        return;
-    }
-    let Some(connection) = &ctx.connection else { return };
-    let pace = BodyPace::new(connection, session.req_header().method.clone());
-    patience::watch(pace.silence());
-    ctx.body_pace = Some(pace);
-}
-
 /// A body that is announced as too large is refused before it is read.
 fn check_body(header: &RequestHeader, max_body_bytes: u64) -> Option<Failure> {
     let announced = header.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse::<u64>().ok()?;
     (announced > max_body_bytes).then_some(Failure::BodyTooLarge)
-}
-
-/// Whether a request of HTTP/1.1 says that it has a body.
-fn has_body(header: &RequestHeader) -> bool {
-    header.headers.contains_key(TRANSFER_ENCODING)
-        || header.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
-}
-
-/// What a request asks for. A header alone gives it no more time than others: only the answer's head does.
-fn exchange(session: &Session) -> Exchange {
-    let header = session.req_header();
-    let value = |name: http::HeaderName| {
-        header.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-    };
-    if session.is_upgrade_req() && value(http::header::UPGRADE).eq_ignore_ascii_case("websocket") {
-        Exchange::WebSocket
-    } else if value(http::header::CONTENT_TYPE).starts_with("application/grpc")
-        || value(http::header::ACCEPT).starts_with("text/event-stream")
-    {
-        Exchange::Stream
-    } else {
-        Exchange::Answer
-    }
-}
-
-/// Only there a gRPC stream can be; elsewhere its content type is a way around the body's limit.
-fn speaks_http2_only(ctx: &RequestContext, upstream: usize) -> bool {
-    let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(upstream));
-    upstream.is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http2)
 }
 
 /// What Pingora parsed is what was sent: it takes some targets that are no URI, and shows them mended.
@@ -433,15 +367,6 @@ fn check_target(header: &RequestHeader) -> Result<(), Failure> {
         Ok(())
     } else {
         Err(Failure::BadPath(PathError::NotUri))
-    }
-}
-
-/// `GET http://host/path` becomes `GET /path`: endpoints see the origin form (RFC 9112, section 3.2.1).
-fn to_origin_form(header: &mut RequestHeader) {
-    let parsed = header.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-    if header.version < Version::HTTP_2 && header.raw_path() != parsed.as_bytes() {
-        // Setting the parsed target drops the one that was sent.
-        header.set_uri(header.uri.clone());
     }
 }
 
@@ -504,14 +429,6 @@ mod tests {
         }
         let absolute = header(Version::HTTP_11, Some("b"), "http://a/x");
         assert_eq!(host_of(&absolute).unwrap(), "a");
-    }
-
-    #[test]
-    fn absolute_form_becomes_origin_form() {
-        let mut absolute = header(Version::HTTP_11, Some("a"), "/");
-        absolute.set_raw_path(b"http://a/x?y=1").unwrap();
-        to_origin_form(&mut absolute);
-        assert_eq!(absolute.raw_path(), b"/x?y=1");
     }
 
     #[test]

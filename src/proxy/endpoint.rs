@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 
 use http::{Method, Version};
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     watchdog::{Expired, Watchdog},
 };
 use crate::upstream::{
-    MalformedAnswer, NoEndpoint, Picked, Upstream, UpstreamProtocol, judge_answers,
+    Fault, MalformedAnswer, NoEndpoint, Picked, Upstream, UpstreamProtocol, judge_answers,
 };
 
 /// Picks the endpoint of the first try. Done while the request can still be answered on an open connection: Pingora
@@ -32,7 +32,7 @@ pub(super) fn pick_first(ctx: &mut RequestContext) -> Result<(), Failure> {
 
 fn pick(ctx: &RequestContext) -> Result<Picked, Failure> {
     let upstream = upstream_of(ctx).ok_or(Failure::Internal)?;
-    upstream.pick(&ctx.tries.tried).map_err(|error| match error {
+    upstream.pick(&ctx.tries.wish).map_err(|error| match error {
         NoEndpoint::NoneHealthy | NoEndpoint::NoneKnown => Failure::NoHealthyEndpoint,
     })
 }
@@ -75,7 +75,7 @@ pub(super) fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
         Exchange::WebSocket => upgrade::prepare(&mut peer, opening.unwrap_or_default()),
     }
     tries.is_judged = judge_answers(&mut peer, picked.endpoint().took_http1());
-    tries.tried.add(picked.endpoint());
+    tries.wish.tried.add(picked.endpoint());
     tries.picked = Some(picked);
     Ok(peer)
 }
@@ -128,6 +128,7 @@ pub(super) fn check_judged(version: Version, ctx: &mut RequestContext) -> Result
 /// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
 pub(super) fn connect_failed(ctx: &mut RequestContext, mut error: Box<Error>) -> Box<Error> {
     ctx.tries.records.end(Some(Failure::of(&error).reason()), Instant::now());
+    tell(ctx, Some(Fault::Connect));
     let again = may_try_again(ctx);
     error.set_retry(again);
     if again {
@@ -160,6 +161,7 @@ pub(super) fn try_failed(
         None => Failure::of(&error).reason(),
     };
     ctx.tries.records.end(Some(reason), Instant::now());
+    tell(ctx, fault_of(&error, expired, ctx));
     let was_reset = matches!(
         error.etype(),
         ErrorType::ConnectionClosed
@@ -168,7 +170,7 @@ pub(super) fn try_failed(
             | ErrorType::H2Error
             | ErrorType::InvalidH2
             | ErrorType::H2Downgrade
-    ) && *error.esource() == pingora_error::ErrorSource::Upstream
+    ) && *error.esource() == ErrorSource::Upstream
         // It answered, and asking again would get the same.
         && MalformedAnswer::of(&error).is_none();
     let is_safe =
@@ -186,6 +188,29 @@ pub(super) fn try_failed(
         count_retry(ctx);
     }
     error
+}
+
+/// What the endpoint did wrong where a try failed after its request, or part of it, was sent.
+fn fault_of(error: &Error, expired: Option<Expired>, ctx: &RequestContext) -> Option<Fault> {
+    if expired.is_some() {
+        return Some(Fault::Timeout);
+    }
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
+            Some(Fault::Timeout)
+        }
+        (ErrorSource::Upstream, _) if ctx.tries.first_byte.is_some() => Some(Fault::CutAnswer),
+        (ErrorSource::Upstream, _) => Some(Fault::Reset),
+        // An answer that our own hooks refused.
+        _ if ctx.failure == Some(Failure::UpstreamInvalid) => Some(Fault::Reset),
+        _ => None,
+    }
+}
+
+fn tell(ctx: &mut RequestContext, fault: Option<Fault>) {
+    if let (Some(picked), Some(fault)) = (&mut ctx.tries.picked, fault) {
+        picked.failed(fault);
+    }
 }
 
 fn may_try_again(ctx: &RequestContext) -> bool {

@@ -1,8 +1,9 @@
 //! The proxy: Pingora's hooks as a table of contents. Each calls one named function.
 //!
-//! The path of a request: `new_ctx` takes the snapshot; `arrive` checks, routes and lets in; `endpoint` picks and tries;
-//! `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
+//! The path of a request: `new_ctx` takes the snapshot; `arrive` checks, routes and lets in; `admit` prepares the tries;
+//! `endpoint` picks and tries; `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
 
+mod admit;
 mod announce;
 mod arrive;
 #[doc(hidden)]

@@ -59,6 +59,10 @@ pub(super) fn record(
     }
     ctx.labels.in_flight = None;
     ctx.tries.records.end(reason, ended);
+    if let (None, Some(picked)) = (error, &mut ctx.tries.picked) {
+        // An answer without a body has no other end.
+        picked.ended();
+    }
     let log = ctx.labels.access_log.clone();
     // What failed before it was routed has its snapshot still.
     let Some(log) = log.or_else(|| ctx.snapshot.as_ref()?.access_log.clone()) else { return };

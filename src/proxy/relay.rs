@@ -82,7 +82,7 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext
     join_cookies(request);
     let Some(route) = &ctx.route else { return Ok(()) };
     let upstream_host = match &route.target {
-        Target::Upstream { host, .. } => host.as_ref(),
+        Target::Forward(forward) => forward.host.as_ref(),
         Target::Redirect { .. } | Target::Respond(_) => None,
     };
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
@@ -171,7 +171,12 @@ pub(super) fn upstream_head(
     if tries.first_byte.is_none() {
         let now = Instant::now();
         tries.first_byte = tries.began.map(|began| now.saturating_duration_since(began));
-        tries.records.answered(now);
+        let after = tries.records.answered(now);
+        if let Some(picked) = &mut tries.picked {
+            let is_long = tries.exchange == Exchange::WebSocket
+                || tries.exchange == Exchange::Stream && is_stream(response);
+            picked.answered(response.status, after.unwrap_or_default(), is_long, now);
+        }
     }
     if let Some(picked) = &tries.picked {
         let announced =
@@ -285,6 +290,9 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
         ctx.tries.watchdog = None;
         ctx.tries.took = ctx.tries.began.map(|began| now.saturating_duration_since(began));
         ctx.tries.records.end(None, now);
+        if let Some(picked) = &mut ctx.tries.picked {
+            picked.ended();
+        }
     }
     Ok(())
 }

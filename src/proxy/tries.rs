@@ -10,7 +10,7 @@ use std::{
 use super::watchdog::Watchdog;
 use crate::{
     telemetry::Try,
-    upstream::{Endpoint, MAX_TRIES, Picked, Timeouts, Tried},
+    upstream::{Endpoint, MAX_TRIES, Picked, Timeouts, Wish},
 };
 
 /// What a request asks for, as far as its timeouts differ.
@@ -34,8 +34,8 @@ pub(super) struct Tries {
     pub(super) timeouts: Timeouts,
     /// How many there were.
     pub(super) count: u32,
-    /// The endpoints that were tried.
-    pub(super) tried: Tried,
+    /// For whom endpoints are picked, and which were tried.
+    pub(super) wish: Wish,
     /// The present one; its in-flight guard ends with the request.
     pub(super) picked: Option<Picked>,
     /// When the first try began.
@@ -90,11 +90,11 @@ impl Records {
         }
     }
 
-    /// The head of its answer is there.
-    pub(super) fn answered(&mut self, now: Instant) {
-        if let Some(record) = self.open() {
-            record.first_byte = Some(now.saturating_duration_since(record.began));
-        }
+    /// The head of its answer is there; how long that took.
+    pub(super) fn answered(&mut self, now: Instant) -> Option<Duration> {
+        let record = self.open()?;
+        record.first_byte = Some(now.saturating_duration_since(record.began));
+        record.first_byte
     }
 
     /// It has ended: well, or for a reason. What has ended stays as it was.

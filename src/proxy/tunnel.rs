@@ -27,8 +27,8 @@ use crate::{
         AccessLog, TunnelEntry,
         metrics::{OpenTunnel, TunnelEnd, TunnelMetrics},
     },
-    types::{Name, ProxyHeader},
-    upstream::{Endpoint, EndpointStream, InFlight, Tried, connect},
+    types::{ClientNetwork, Name, ProxyHeader},
+    upstream::{Endpoint, EndpointStream, Fault, InFlight, Wish, connect},
 };
 
 /// What is known of a connection that is sent on.
@@ -106,10 +106,13 @@ async fn take_endpoint(
     record: &mut Record,
 ) -> Result<(EndpointStream, InFlight), TunnelEnd> {
     let config = tunnel.upstream.config();
-    let mut tried = Tried::new();
+    let mut wish = Wish {
+        network: record.client.map(|client| ClientNetwork::of(client.ip())),
+        ..Wish::default()
+    };
     loop {
-        let picked = tunnel.upstream.pick(&tried).map_err(|_| TunnelEnd::NoEndpoint)?;
-        tried.add(picked.endpoint());
+        let mut picked = tunnel.upstream.pick(&wish).map_err(|_| TunnelEnd::NoEndpoint)?;
+        wish.tried.add(picked.endpoint());
         record.tries += 1;
         record.endpoint = Some(Arc::clone(picked.endpoint()));
         let connecting = connect(picked.endpoint().address(), header);
@@ -121,6 +124,7 @@ async fn take_endpoint(
             Ok(Err(_)) => TunnelEnd::ConnectFailed,
             Err(_) => TunnelEnd::ConnectTimeout,
         };
+        picked.failed(Fault::Connect);
         if record.tries >= config.tries {
             return Err(end);
         }

@@ -224,7 +224,15 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
         since: endpoint.since.map(|seconds| rfc3339(unix_time(seconds))),
         last_error: endpoint.last_error,
         in_flight: endpoint.in_flight as u64,
+        streams: endpoint.streams as u64,
         requests: endpoint.requests,
+        latency_ms: endpoint.latency.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3),
+        faults: endpoint
+            .faults
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(fault, count)| (fault.label().to_owned(), count))
+            .collect(),
     };
     UpstreamStatus {
         name: status.name.to_string(),
@@ -254,6 +262,7 @@ fn samples(status: upstream::UpstreamStatus) -> impl Iterator<Item = EndpointSam
             healthy: endpoint.health == Verdict::Healthy,
             in_flight: endpoint.in_flight as u64,
             requests: endpoint.requests,
+            faults: endpoint.faults.iter().collect(),
         })
     })
 }

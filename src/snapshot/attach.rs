@@ -14,7 +14,7 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    Blueprint, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
+    Blueprint, Forward, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
     compile::{RouteBlueprint, SiteBlueprint, TargetBlueprint},
 };
 use crate::{
@@ -162,12 +162,12 @@ impl Live {
 
     fn attach_route(&self, site: &Name, route: RouteBlueprint) -> Route {
         let target = match route.target {
-            TargetBlueprint::Upstream { index, timeouts, host } => Target::Upstream {
+            TargetBlueprint::Upstream { index, timeouts, host } => Target::Forward(Forward {
                 index,
                 timeouts,
                 host,
                 metrics: self.metrics.upstream(route.upstream.as_deref().unwrap_or_default()),
-            },
+            }),
             TargetBlueprint::Respond(answer) => Target::Respond(answer),
             TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
         };

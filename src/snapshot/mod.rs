@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 
 pub use attach::{AttachError, Live};
 pub use compile::{Blueprint, Leniency, compile};
-pub use site::{Route, Site, StaticAnswer, StaticBody, Target};
+pub use site::{Forward, Route, Site, StaticAnswer, StaticBody, Target};
 pub use tunnel::Tunnel;
 
 use crate::{

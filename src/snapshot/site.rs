@@ -66,16 +66,7 @@ pub struct Route {
 #[derive(Debug)]
 pub enum Target {
     /// To an upstream.
-    Upstream {
-        /// Its place in [`super::Snapshot::upstreams`].
-        index: usize,
-        /// Route before site before upstream.
-        timeouts: Timeouts,
-        /// The Host header that its endpoints see, where it is not the client's.
-        host: Option<HeaderValue>,
-        /// Counts its retries.
-        metrics: Arc<UpstreamMetrics>,
-    },
+    Forward(Forward),
     /// Elsewhere.
     Redirect {
         /// The `Location`.
@@ -85,6 +76,19 @@ pub enum Target {
     },
     /// An answer from here.
     Respond(StaticAnswer),
+}
+
+/// How a route's requests go to their upstream.
+#[derive(Debug)]
+pub struct Forward {
+    /// The upstream's place in [`super::Snapshot::upstreams`].
+    pub index: usize,
+    /// Route before site before upstream.
+    pub timeouts: Timeouts,
+    /// The Host header that its endpoints see, where it is not the client's.
+    pub host: Option<HeaderValue>,
+    /// Counts its retries.
+    pub metrics: Arc<UpstreamMetrics>,
 }
 
 /// An answer that is the same for every request.

@@ -3,6 +3,7 @@
 mod address;
 mod byte_size;
 mod cidr;
+mod client_network;
 pub mod defaults;
 mod duration;
 mod host;
@@ -19,6 +20,7 @@ mod text;
 pub use address::{AddressError, EndpointAddress, ListenAddress};
 pub use byte_size::ByteSize;
 pub use cidr::Cidr;
+pub use client_network::ClientNetwork;
 pub use duration::HumanDuration;
 pub use host::{HostError, HostPattern};
 pub use key_path::{KeyPath, Segment};

@@ -8,12 +8,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::types::{EndpointAddress, Name};
+use crate::{
+    telemetry::metrics::Fault,
+    types::{ClientNetwork, EndpointAddress, Name},
+};
 
-use super::{config::MAX_TRIES, keep_alive::Announced};
+use super::{config::MAX_TRIES, keep_alive::Announced, latency::Latency};
 
 /// The next endpoint's number.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -27,7 +30,12 @@ pub struct Endpoint {
     address: EndpointAddress,
     label: Box<str>,
     in_flight: AtomicUsize,
+    /// Those in flight that are long streams.
+    streams: AtomicUsize,
     requests: AtomicU64,
+    /// Failed tries, by [`Fault`].
+    faults: [AtomicU64; Fault::COUNT],
+    latency: Latency,
     announced: Announced,
     /// It was offered HTTP/2 and took HTTP/1.1.
     took_http1: AtomicBool,
@@ -41,6 +49,9 @@ impl Endpoint {
             label: address.to_string().into_boxed_str(),
             address,
             in_flight: AtomicUsize::new(0),
+            streams: AtomicUsize::new(0),
+            faults: Default::default(),
+            latency: Latency::default(),
             requests: AtomicU64::new(0),
             announced: Announced::new(),
             took_http1: AtomicBool::new(false),
@@ -62,9 +73,37 @@ impl Endpoint {
         &self.label
     }
 
-    /// Tries that are with it now.
+    /// Tries that are with it now, long streams too.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Those in flight that are WebSockets, event streams, gRPC streams, or connections that are sent on.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Tries that failed so since it is known.
+    pub fn faults(&self, fault: Fault) -> u64 {
+        self.faults.get(fault as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Takes the time from the beginning of a try to the head of its answer.
+    pub(super) fn answered_after(&self, after: Duration, now: Instant) {
+        self.latency.observe(after, now);
+    }
+
+    /// How long it takes to answer, on an average of the last seconds; zero where that is not known.
+    pub fn latency(&self, now: Instant) -> Duration {
+        self.latency.estimate(now)
+    }
+
+    /// Takes what became of a try.
+    pub(super) fn judge(&self, outcome: Result<(), Fault>, _network: Option<ClientNetwork>) {
+        let Err(fault) = outcome else { return };
+        if let Some(count) = self.faults.get(fault as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Tries it has been given since it is known.
@@ -99,23 +138,34 @@ impl Endpoint {
 #[derive(Debug)]
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
+    is_stream: bool,
 }
 
 impl InFlight {
     pub(super) fn start(endpoint: Arc<Endpoint>) -> Self {
         endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
         endpoint.requests.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint }
+        Self { endpoint, is_stream: false }
     }
 
     /// The endpoint that is being tried.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
+
+    /// From now on it counts as a connection, not as a request that takes long.
+    pub(super) fn became_stream(&mut self) {
+        if !std::mem::replace(&mut self.is_stream, true) {
+            self.endpoint.streams.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if self.is_stream {
+            self.endpoint.streams.fetch_sub(1, Ordering::Relaxed);
+        }
         self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

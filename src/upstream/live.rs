@@ -1,12 +1,9 @@
-//! What outlives a snapshot of all upstreams: endpoints, verdicts, resolved names, turns.
+//! What outlives a snapshot of all upstreams: endpoints, verdicts, resolved names, and what belongs to all of an upstream.
 //!
 //! One for an edge. Each new generation is attached to it, finds what the one before it used, and starts only what is new. What a
 //! change does to each: docs/architecture.md.
 
-use std::{
-    sync::{Arc, atomic::AtomicU64},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use tokio::runtime::Handle;
 
@@ -25,6 +22,7 @@ use super::{
     endpoint::Endpoint,
     health::Health,
     live_tls::{LiveTls, LiveTlsKey},
+    live_upstream::LiveUpstream,
     raw::UpstreamProtocol,
     resolver::SharedResolver,
     set::EndpointSet,
@@ -55,7 +53,7 @@ pub struct Live {
     health: Registry<HealthKey, Health>,
     /// By what is written: upstreams that name the same host or service resolve it once.
     names: Registry<EndpointAddress, AddressSet>,
-    turns: Registry<Name, AtomicU64>,
+    upstreams: Registry<Name, LiveUpstream>,
     tls: Registry<LiveTlsKey, LiveTls>,
 }
 
@@ -75,7 +73,7 @@ impl Live {
             endpoints: Registry::new(),
             health: Registry::new(),
             names: Registry::new(),
-            turns: Registry::new(),
+            upstreams: Registry::new(),
             tls: Registry::new(),
         })
     }
@@ -102,7 +100,7 @@ impl Live {
         self.endpoints.sweep(now);
         self.health.sweep(now);
         self.names.sweep(now);
-        self.turns.sweep(now);
+        self.upstreams.sweep(now);
         self.tls.sweep(now);
     }
 
@@ -136,8 +134,8 @@ impl Live {
         self.health.get_or_insert_with(key, make)
     }
 
-    pub(super) fn turns(&self, upstream: &Name) -> Arc<AtomicU64> {
-        self.turns.get_or_insert_with(upstream.clone(), || AtomicU64::new(0))
+    pub(super) fn upstream(&self, name: &Name) -> Arc<LiveUpstream> {
+        self.upstreams.get_or_insert_with(name.clone(), LiveUpstream::default)
     }
 
     /// The TLS that is in force for these settings: from now on that which was read last.

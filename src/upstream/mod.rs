@@ -1,6 +1,6 @@
 //! Upstreams: named sets of endpoints, how a request finds one of them, and what is known of each.
 //!
-//! On the request path: [`Upstream::pick`] (`set.rs`, `balance.rs`) and [`Picked::peer`] (`peer.rs`), once a try. Everything
+//! On the request path: [`Upstream::pick`] (`set.rs`, `eligible.rs`, `balance/`) and [`Picked`] (`picked.rs`), once a try. Everything
 //! else runs beside it: probes (`health.rs`, `probe.rs`), discovery (`discovery.rs`, `dns.rs`, `srv.rs`).
 //! An upstream belongs to a snapshot; what is alive of it (`live.rs`) outlives it. A pick never waits and never looks up a name.
 
@@ -12,15 +12,20 @@ mod connect;
 mod discovery;
 mod dns;
 mod dns_config;
+mod eligible;
 mod endpoint;
 mod for_certificates;
 mod grpc_health;
 mod health;
 mod judged;
 mod keep_alive;
+mod latency;
 mod live;
 mod live_tls;
+mod live_upstream;
+mod member;
 mod peer;
+mod picked;
 mod probe;
 mod raw;
 mod resolver;
@@ -32,6 +37,7 @@ mod task;
 mod tls;
 mod tls_config;
 mod watch;
+mod wish;
 
 #[cfg(test)]
 mod connection_cost;
@@ -42,7 +48,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use pingora_core::upstreams::peer::HttpPeer;
 use rustls_pki_types::ServerName;
 
 pub use config::{EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig};
@@ -55,6 +60,7 @@ pub use health::Verdict;
 pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
+pub use picked::Picked;
 pub use raw::{
     Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawGrpcCheck, RawHealthCheck,
     RawHealthCheckTable, RawProxyProtocol, RawRetries, RawStatuses, RawTimeouts, RawUpstream,
@@ -67,7 +73,9 @@ pub use tls_config::{
     CertificateFiles, RawUpstreamCertificate, RawUpstreamTls, RawUpstreamTlsTable,
     UpstreamTlsConfig,
 };
+pub use wish::Wish;
 
+pub use crate::telemetry::metrics::Fault;
 use crate::types::{EndpointAddress, Problems};
 
 use self::{
@@ -185,8 +193,8 @@ impl Upstream {
     }
 
     /// An endpoint for the next try of a request: one that it has not tried, while there is one. Never waits.
-    pub fn pick(&self, tried: &Tried) -> Result<Picked, NoEndpoint> {
-        self.set.pick(tried)
+    pub fn pick(&self, wish: &Wish) -> Result<Picked, NoEndpoint> {
+        self.set.pick(wish)
     }
 
     /// Whether at least one endpoint is known to be healthy.
@@ -208,37 +216,5 @@ impl Upstream {
             endpoints: self.set.endpoint_status(),
             names: self.set.name_status(),
         }
-    }
-}
-
-/// An endpoint picked for one try. It counts as in flight until this is dropped.
-#[derive(Debug)]
-pub struct Picked {
-    in_flight: InFlight,
-    template: Arc<PeerTemplate>,
-}
-
-impl Picked {
-    /// The endpoint.
-    pub fn endpoint(&self) -> &Arc<Endpoint> {
-        self.in_flight.endpoint()
-    }
-
-    /// Its address as text, for logs and metrics.
-    pub fn endpoint_label(&self) -> &str {
-        self.endpoint().label()
-    }
-
-    /// What Pingora connects to, with the route's timeouts.
-    ///
-    /// `read_timeout` is `first_byte`, or `stream_idle` for a stream; once the head of the response is there the caller sets it to what
-    /// holds between two reads.
-    pub fn peer(&self, timeouts: &Timeouts, is_stream: bool) -> Box<HttpPeer> {
-        self.template.peer(self.endpoint(), timeouts, is_stream)
-    }
-
-    /// Keeps only the count: for a long stream, which must not hold its generation's settings.
-    pub fn into_in_flight(self) -> InFlight {
-        self.in_flight
     }
 }

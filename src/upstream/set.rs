@@ -1,11 +1,13 @@
-//! The endpoints of an upstream, as one generation uses them, and which of them may get requests now.
+//! The endpoints of an upstream, as one generation uses them.
 //!
-//! A pick reads one pointer, `eligible`; it is built anew when a verdict or a discovered set changes, never by a request.
-//! The set belongs to a snapshot and goes with it; endpoints, health, addresses and the round-robin's turns outlive it.
+//! A pick reads one pointer, to those that are eligible; they are listed anew when a verdict or a discovered set changes.
+//! The set belongs to a snapshot and goes with it; endpoints, health, addresses and what is alive of
+//! the upstream outlive it.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
 };
 
 use arc_swap::ArcSwap;
@@ -15,40 +17,22 @@ use tokio::sync::watch;
 use crate::types::EndpointAddress;
 
 use super::{
-    Blueprint, NoEndpoint, Picked, balance,
+    Blueprint, NoEndpoint, Picked, Wish,
     config::EndpointConfig,
     discovery::{AddressSet, DiscoveredEndpoint},
-    endpoint::{Endpoint, InFlight, Tried},
+    eligible::Eligible,
     health::{Health, Verdict},
     live::{HealthKey, Live},
     live_tls::LiveTls,
+    live_upstream::LiveUpstream,
+    member::Member,
     peer::{self, PeerTemplate},
     probe::{Probe, ProbeTls},
-    raw::Balance,
-    status::{EndpointStatus, NameStatus, unix_seconds},
+    status::{EndpointStatus, Faults, NameStatus, unix_seconds},
     task::TaskGuard,
     tls::EndpointTls,
     watch::Watch,
 };
-
-/// One endpoint in this set.
-struct Member {
-    endpoint: Arc<Endpoint>,
-    weight: u32,
-    /// The name its address was resolved from.
-    host: Option<Arc<str>>,
-    template: Arc<PeerTemplate>,
-    /// What the template was made with.
-    tls: Option<Arc<EndpointTls>>,
-    /// `None` without a health check. The guard keeps the probes running.
-    health: Option<(Arc<Health>, Arc<TaskGuard>)>,
-}
-
-impl Member {
-    fn verdict(&self) -> Verdict {
-        self.health.as_ref().map_or(Verdict::Healthy, |(health, _)| health.verdict())
-    }
-}
 
 /// One configured endpoint: an address, or a name with all addresses it resolves to.
 struct Source {
@@ -88,25 +72,13 @@ impl Place {
     }
 }
 
-/// The endpoints that may get requests now.
-#[derive(Default)]
-struct Eligible {
-    members: Vec<Arc<Member>>,
-    /// The order of round-robin; empty for least-conn.
-    cycle: Box<[u32]>,
-    /// Whether they are known to be healthy, and not only the best there is.
-    is_healthy: bool,
-    /// Whether the upstream has any endpoint, healthy or not.
-    is_known: bool,
-}
-
 pub(super) struct EndpointSet {
     this: Weak<EndpointSet>,
     live: Arc<Live>,
     blueprint: Blueprint,
     sources: Vec<Source>,
     tls: Option<SetTls>,
-    turns: Arc<AtomicU64>,
+    upstream: Arc<LiveUpstream>,
     /// Every endpoint. Also the lock under which the set is built anew.
     members: Mutex<Vec<Arc<Member>>>,
     eligible: ArcSwap<Eligible>,
@@ -142,7 +114,7 @@ impl EndpointSet {
                 live: Arc::clone(live),
                 sources: blueprint.config.endpoints.iter().map(source).collect(),
                 tls,
-                turns: live.turns(&blueprint.config.name),
+                upstream: live.upstream(&blueprint.config.name),
                 blueprint,
                 members: Mutex::new(Vec::new()),
                 eligible: ArcSwap::default(),
@@ -154,29 +126,22 @@ impl EndpointSet {
     }
 
     /// An endpoint for the next try, counted as in flight from now on.
-    pub(super) fn pick(&self, tried: &Tried) -> Result<Picked, NoEndpoint> {
+    pub(super) fn pick(&self, wish: &Wish) -> Result<Picked, NoEndpoint> {
         let eligible = self.eligible.load();
-        let members = &eligible.members;
-        let pick = |is_open: &dyn Fn(&Member) -> bool| match self.blueprint.config.balance {
-            Balance::RoundRobin => balance::round_robin(&eligible.cycle, &self.turns, |index| {
-                members.get(index).is_some_and(|member| is_open(member))
-            }),
-            Balance::LeastConn => {
-                let loads = members.iter().map(|member| {
-                    is_open(member).then(|| (member.endpoint.in_flight(), member.weight))
-                });
-                let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
-                balance::least_conn(loads, &mut random)
-            }
-        };
-        let untried = pick(&|member| !tried.contains(&member.endpoint));
+        let turns = &self.upstream.turns;
+        let untried = eligible.choose(turns, |member| !wish.tried.contains(&member.endpoint));
         // Rather a tried one again than none.
-        let index = if untried.is_none() && !tried.is_empty() { pick(&|_| true) } else { untried };
-        match index.and_then(|index| members.get(index)) {
-            Some(member) => Ok(Picked {
-                in_flight: InFlight::start(Arc::clone(&member.endpoint)),
-                template: Arc::clone(&member.template),
-            }),
+        let member = if untried.is_none() && !wish.tried.is_empty() {
+            eligible.choose(turns, |_| true)
+        } else {
+            untried
+        };
+        match member {
+            Some(member) => Ok(Picked::new(
+                Arc::clone(&member.endpoint),
+                Arc::clone(&member.template),
+                wish.network,
+            )),
             None if !eligible.is_known => Err(NoEndpoint::NoneKnown),
             None => Err(NoEndpoint::NoneHealthy),
         }
@@ -205,6 +170,7 @@ impl EndpointSet {
 
     pub(super) fn endpoint_status(&self) -> Vec<EndpointStatus> {
         let members = self.lock().clone();
+        let now = Instant::now();
         let status = |member: &Arc<Member>| {
             let state = member.health.as_ref().map(|(health, _)| health.state());
             let last_error = state.as_ref().and_then(|state| state.last_error.clone());
@@ -217,7 +183,10 @@ impl EndpointSet {
                 last_error: last_error.as_ref().map(|(error, _)| error.to_string()),
                 last_error_at: last_error.map(|(_, at)| unix_seconds(at)),
                 in_flight: member.endpoint.in_flight(),
+                streams: member.endpoint.streams(),
                 requests: member.endpoint.requests(),
+                latency: Some(member.endpoint.latency(now)).filter(|time| !time.is_zero()),
+                faults: Faults::of(&member.endpoint),
             }
         };
         members.iter().map(status).collect()
@@ -322,30 +291,6 @@ impl EndpointSet {
         Some((health, task))
     }
 
-    /// Those that may get requests: the healthy ones, or where there are none, those of which nothing is known.
-    fn build_eligible(&self, members: &[Arc<Member>]) -> Eligible {
-        let mut healthy = Vec::with_capacity(members.len());
-        let mut unknown = Vec::new();
-        for member in members.iter().filter(|member| member.weight > 0) {
-            match member.verdict() {
-                Verdict::Healthy => healthy.push(Arc::clone(member)),
-                Verdict::Unknown => unknown.push(Arc::clone(member)),
-                Verdict::Unhealthy => {}
-            }
-        }
-        let is_known = !members.is_empty();
-        let is_healthy = !healthy.is_empty();
-        let members = if is_healthy { healthy } else { unknown };
-        let cycle = match self.blueprint.config.balance {
-            Balance::RoundRobin => {
-                let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
-                balance::smooth_cycle(&weights)
-            }
-            Balance::LeastConn => Box::default(),
-        };
-        Eligible { members, cycle, is_healthy, is_known }
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -357,7 +302,8 @@ impl Watch for EndpointSet {
             // Under the lock, so that the last of two racing changes sees both.
             let mut members = self.lock();
             *members = self.build_members(&members);
-            self.eligible.store(Arc::new(self.build_eligible(&members)));
+            let eligible = Eligible::of(&members, self.blueprint.config.balance);
+            self.eligible.store(Arc::new(eligible));
         }
         self.progress.send_replace(());
     }

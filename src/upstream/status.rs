@@ -1,12 +1,12 @@
 //! What the API and the metrics show of an upstream. Read now and then, never by a request.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::types::Name;
+use crate::{telemetry::metrics::Fault, types::Name};
 
-use super::{health::Verdict, raw::Balance};
+use super::{endpoint::Endpoint, health::Verdict, raw::Balance};
 
 /// An upstream as it is now.
 #[derive(Clone, Debug, Serialize)]
@@ -40,10 +40,39 @@ pub struct EndpointStatus {
     pub last_error: Option<String>,
     /// When that was, in seconds of Unix time.
     pub last_error_at: Option<u64>,
-    /// Tries that are with it now.
+    /// Tries that are with it now, long streams too.
     pub in_flight: usize,
+    /// Those in flight that are long streams.
+    pub streams: usize,
     /// Tries it has been given since it is known.
     pub requests: u64,
+    /// How long it takes to answer, on an average of the last seconds. `None` where that is not known.
+    pub latency: Option<Duration>,
+    /// Those that it failed.
+    pub faults: Faults,
+}
+
+/// Tries that an endpoint failed since it is known, by how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults([u64; Fault::COUNT]);
+
+impl Faults {
+    pub(super) fn of(endpoint: &Endpoint) -> Self {
+        Self(std::array::from_fn(|index| {
+            Fault::ALL.get(index).map_or(0, |fault| endpoint.faults(*fault))
+        }))
+    }
+
+    /// How many there were of each.
+    pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> {
+        Fault::ALL.iter().copied().zip(self.0)
+    }
+}
+
+impl Serialize for Faults {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(fault, count)| (fault.label(), count)))
+    }
 }
 
 /// A host name as it is now.

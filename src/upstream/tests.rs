@@ -36,7 +36,7 @@ fn attach(live: &Arc<Live>, text: &str) -> Arc<Upstream> {
 }
 
 fn labels(upstream: &Upstream, picks: usize) -> Vec<String> {
-    let pick = |_| upstream.pick(&Tried::new()).unwrap().endpoint_label().to_owned();
+    let pick = |_| upstream.pick(&Wish::default()).unwrap().endpoint_label().to_owned();
     (0..picks).map(pick).collect()
 }
 
@@ -102,7 +102,7 @@ async fn least_conn_avoids_the_slow_endpoint() {
     // The first endpoint never answers: what it has stays in flight. The others answer at once.
     let mut stuck = Vec::new();
     for _ in 0..1_000 {
-        let picked = upstream.pick(&Tried::new()).unwrap();
+        let picked = upstream.pick(&Wish::default()).unwrap();
         if picked.endpoint_label() == "10.0.0.1:80" {
             stuck.push(picked);
         }
@@ -121,13 +121,13 @@ async fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
             &format!("endpoints = [\"10.0.0.1:80\", \"10.0.0.2:80\"]\nbalance = \"{balance}\""),
         );
         for _ in 0..20 {
-            let mut tried = Tried::new();
-            let first = upstream.pick(&tried).unwrap();
-            tried.add(first.endpoint());
-            let second = upstream.pick(&tried).unwrap();
+            let mut wish = Wish::default();
+            let first = upstream.pick(&wish).unwrap();
+            wish.tried.add(first.endpoint());
+            let second = upstream.pick(&wish).unwrap();
             assert_ne!(first.endpoint_label(), second.endpoint_label());
-            tried.add(second.endpoint());
-            assert!(upstream.pick(&tried).is_ok(), "rather again than not at all");
+            wish.tried.add(second.endpoint());
+            assert!(upstream.pick(&wish).is_ok(), "rather again than not at all");
         }
     }
 }
@@ -136,7 +136,7 @@ async fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
 async fn a_reload_keeps_what_is_alive() {
     let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(&live, r#"endpoints = ["10.0.0.1:80"]"#);
-    let picked = upstream.pick(&Tried::new()).unwrap();
+    let picked = upstream.pick(&Wish::default()).unwrap();
     picked.endpoint().learn_keep_alive(Some(Duration::from_secs(5)));
     drop(upstream);
     // A changed weight is the same endpoint.
@@ -147,15 +147,15 @@ async fn a_reload_keeps_what_is_alive() {
     assert_eq!((status.endpoints[0].weight, status.endpoints[1].requests), (9, 0));
     // The request that began before the reload ends after it.
     let in_flight = picked.into_in_flight();
-    let mut tried = Tried::new();
-    tried.add(in_flight.endpoint());
+    let mut wish = Wish::default();
+    wish.tried.add(in_flight.endpoint());
     drop(in_flight);
     assert_eq!(reloaded.status().endpoints[0].in_flight, 0);
-    let other = reloaded.pick(&tried).unwrap();
+    let other = reloaded.pick(&wish).unwrap();
     assert_eq!(other.endpoint_label(), "10.0.0.2:80");
-    tried = Tried::new();
-    tried.add(other.endpoint());
-    let same = reloaded.pick(&tried).unwrap();
+    wish = Wish::default();
+    wish.tried.add(other.endpoint());
+    let same = reloaded.pick(&wish).unwrap();
     let idle = same.peer(&Timeouts::default(), false).options.idle_timeout;
     assert_eq!(idle, Some(Duration::from_secs(4)), "what it announced is still known");
     assert_eq!(live.endpoint_count(), 2);
@@ -168,11 +168,11 @@ async fn an_upstream_of_another_name_shares_nothing() {
     let mut other = (*config(r#"endpoints = ["10.0.0.1:80"]"#)).clone();
     other.name = "api".parse().unwrap();
     let api = live.attach(compile(&Arc::new(other), &mut Problems::new()).unwrap());
-    let _picked = web.pick(&Tried::new()).unwrap();
+    let _picked = web.pick(&Wish::default()).unwrap();
     assert_eq!(web.status().endpoints[0].in_flight, 1);
     assert_eq!(api.status().endpoints[0].in_flight, 0);
     let peers = [&web, &api].map(|upstream| {
-        upstream.pick(&Tried::new()).unwrap().peer(&Timeouts::default(), false).group_key
+        upstream.pick(&Wish::default()).unwrap().peer(&Timeouts::default(), false).group_key
     });
     assert_ne!(peers[0], peers[1]);
 }
@@ -214,7 +214,7 @@ async fn unhealthy_endpoints_get_nothing_until_they_recover() {
     good.behave(Behaviour::Close);
     bad.behave(Behaviour::status(503));
     eventually("both down", || health(&upstream) == [Verdict::Unhealthy; 2]).await;
-    assert_eq!(upstream.pick(&Tried::new()).unwrap_err(), NoEndpoint::NoneHealthy);
+    assert_eq!(upstream.pick(&Wish::default()).unwrap_err(), NoEndpoint::NoneHealthy);
     assert!(!upstream.has_healthy());
 }
 
@@ -226,7 +226,7 @@ async fn a_never_probed_endpoint_serves_where_none_is_healthy() {
     let slow = ", timeout = \"1h\"";
     let text = checked(&[&silent, &bad], slow).replace("timeout = \"1s\",", "");
     let upstream = attach(&live, &text);
-    assert!(upstream.pick(&Tried::new()).is_ok(), "a reload never makes a 503");
+    assert!(upstream.pick(&Wish::default()).is_ok(), "a reload never makes a 503");
     eventually("one is known", || health(&upstream) == [Verdict::Unknown, Verdict::Unhealthy])
         .await;
     assert_eq!(counts(&upstream, 10), HashMap::from([(silent.address.to_string(), 10)]));
@@ -242,7 +242,7 @@ async fn a_changed_check_resets_health_only_and_a_changed_weight_nothing() {
     let live = Live::new(Handle::current(), Metrics::new());
     let upstream = attach(&live, &checked(&[&origin], ""));
     upstream.probed().await;
-    let picked = upstream.pick(&Tried::new()).unwrap();
+    let picked = upstream.pick(&Wish::default()).unwrap();
     let since = upstream.status().endpoints[0].since;
 
     let heavier = checked(&[&origin], "").replacen(
@@ -271,7 +271,7 @@ async fn a_dropped_upstream_stops_probing_and_a_rollback_finds_its_verdict() {
     let (upstream, second) = (attach(&live, &text), attach(&live, &text));
     upstream.probed().await;
     // A request that goes on after its generation does not keep it probing.
-    let in_flight = upstream.pick(&Tried::new()).unwrap().into_in_flight();
+    let in_flight = upstream.pick(&Wish::default()).unwrap().into_in_flight();
     drop(upstream);
     let before = origin.connections();
     eventually("probes go on for the second", || origin.connections() > before + 1).await;
@@ -405,7 +405,7 @@ async fn a_name_is_resolved_followed_and_held() {
     assert_eq!(labels(&upstream, 3), addresses(&upstream));
     assert_eq!(upstream.status().endpoints[0].host.as_deref(), Some("app.test"));
 
-    let picked = upstream.pick(&Tried::new()).unwrap();
+    let picked = upstream.pick(&Wish::default()).unwrap();
     assert_eq!(picked.endpoint_label(), "127.0.0.1:8080");
     server.say(Some(&[[127, 0, 0, 3], [127, 0, 0, 1]]));
     let followed = ["127.0.0.1:8080", "127.0.0.3:8080", "127.0.0.9:80"];
@@ -436,7 +436,7 @@ async fn before_the_first_answer_there_is_no_endpoint_and_no_wait() {
     let server = NameServer::start(&[]).await;
     let live = server.live();
     let upstream = attach(&live, "endpoints = [\"app.test:8080\"]");
-    assert_eq!(upstream.pick(&Tried::new()).unwrap_err(), NoEndpoint::NoneKnown);
+    assert_eq!(upstream.pick(&Wish::default()).unwrap_err(), NoEndpoint::NoneKnown);
     upstream.probed().await;
-    assert_eq!(upstream.pick(&Tried::new()).unwrap_err(), NoEndpoint::NoneKnown);
+    assert_eq!(upstream.pick(&Wish::default()).unwrap_err(), NoEndpoint::NoneKnown);
 }

@@ -219,3 +219,49 @@ fn a_client_that_goes_away_frees_its_endpoint() {
     assert!(client.get("/").try_send().is_err());
     crate::assert_eventually!(edge.metric("tidegate_endpoint_requests_in_flight", &origin) == 0.0);
 }
+
+#[test]
+fn faults_of_an_endpoint_are_told_from_what_its_client_did() {
+    let (refusing, hung, slow) =
+        (Origin::answering(200), Origin::answering(200), Origin::answering(200));
+    refusing.stop();
+    hung.hang();
+    let sick = Origin::answering(503);
+    let resetting = RawOrigin::playing(vec![Step::Reset]);
+    let rubbish = RawOrigin::answering("this is not HTTP\r\n\r\n");
+    let cutting = Origin::builder().truncated(10_000, 100).start();
+    let once = "retries = { tries = 1 }\ntimeouts = { first_byte = \"200ms\" }\n";
+    let edge_of = |origin: &dyn std::fmt::Display| {
+        Edge::start(&[origin], &format!("[upstreams.api]\nendpoints = [\"{{0}}\"]\n{once}"))
+    };
+    let faults = |edge: &Edge, address: &str| {
+        ["connect", "reset", "timeout", "cut_answer", "server_error"].map(|fault| {
+            let labels = [("upstream", "api"), ("endpoint", address), ("fault", fault)];
+            edge.metric("tidegate_endpoint_faults_total", labels) as u64
+        })
+    };
+    for (origin, expected) in [
+        (&refusing as &dyn std::fmt::Display, [1, 0, 0, 0, 0]),
+        (&resetting, [0, 1, 0, 0, 0]),
+        (&rubbish, [0, 1, 0, 0, 0]),
+        (&hung, [0, 0, 1, 0, 0]),
+        (&cutting, [0, 0, 0, 1, 0]),
+        (&sick, [0, 0, 0, 0, 1]),
+    ] {
+        let edge = edge_of(origin);
+        // Whole or broken off: only the endpoint's part counts here.
+        drop(edge.client().get("/").try_send());
+        let address = origin.to_string();
+        crate::assert_eventually!(faults(&edge, &address) == expected);
+        let status = edge.status();
+        let told = &status["upstreams"][0]["endpoints"][0]["faults"];
+        assert_eq!(told.as_object().map(serde_json::Map::len), Some(1), "{told}");
+    }
+    // A client that leaves, and a good answer with and without a body.
+    slow.set_delay(Duration::from_millis(150));
+    let edge = edge_of(&slow);
+    assert!(edge.client().timeout(Duration::from_millis(50)).get("/").try_send().is_err());
+    edge.client().get("/").send().assert_status(200);
+    edge.client().request("HEAD", "/").send().assert_status(200);
+    assert_eq!(faults(&edge, &slow.to_string()), [0; 5]);
+}

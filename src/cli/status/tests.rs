@@ -20,6 +20,9 @@ fn sample() -> Status {
         since: Some("2026-11-21T07:30:00.000Z".into()),
         last_error: last_error.map(Into::into),
         in_flight: 2,
+        streams: 0,
+        latency_ms: None,
+        faults: std::collections::BTreeMap::new(),
         requests: 31,
     };
     Status {

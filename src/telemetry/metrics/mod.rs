@@ -13,6 +13,7 @@ mod listener;
 mod names;
 mod reference;
 mod route;
+mod sample;
 mod series;
 mod tunnel;
 
@@ -33,53 +34,21 @@ use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_cla
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, HandshakeFailure, HeadRefused, LimitReached, LookUpResult, ReloadResult,
-        RequestRefused, TlsVersion, TunnelEnd,
+        ConnectionRefused, Fault, HandshakeFailure, HeadRefused, LimitReached, LookUpResult,
+        ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
+    sample::{CertificateSample, EndpointSample},
     tunnel::{OpenTunnel, TunnelMetrics},
 };
 use super::access_log::Counters as AccessLogCounters;
-use crate::types::{EndpointAddress, Name};
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The version of Pingora that the edge is built on; pinned in `Cargo.toml`.
 pub const PINGORA_VERSION: &str = "0.9.1";
-
-/// An endpoint at the moment of a scrape.
-#[derive(Clone, Debug)]
-pub struct EndpointSample {
-    /// Its upstream.
-    pub upstream: Name,
-    /// Its address.
-    pub endpoint: EndpointAddress,
-    /// It takes requests.
-    pub healthy: bool,
-    /// Requests that it is serving.
-    pub in_flight: u64,
-    /// Tries sent to it so far.
-    pub requests: u64,
-}
-
-/// A certificate at the moment of a scrape.
-#[derive(Clone, Debug)]
-pub struct CertificateSample {
-    /// The site that it is for.
-    pub site: Name,
-    /// When it ends, in seconds since 1970.
-    pub not_after: i64,
-    /// When it was issued by ACME.
-    pub issued: Option<i64>,
-    /// When it is ordered anew.
-    pub next_renewal: Option<i64>,
-    /// Failed orders.
-    pub failures: Option<u64>,
-    /// The internal authority's stands in for one by ACME.
-    pub is_standing_in: Option<bool>,
-}
 
 /// What a route has counted, for the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -383,7 +352,7 @@ impl Metrics {
     ) -> String {
         let mut families = self.registry.gather();
         families.extend(series::of_routes(self.routes.all()));
-        families.extend(sampled(endpoints, certificates));
+        families.extend(sample::families(endpoints, certificates));
         // The encoder refuses a family without series.
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
@@ -392,51 +361,6 @@ impl Metrics {
         }
         String::from_utf8(text).unwrap_or_default()
     }
-}
-
-/// The families whose series are as many as there are samples.
-fn sampled(
-    endpoints: &[EndpointSample],
-    certificates: &[CertificateSample],
-) -> Vec<prometheus::proto::MetricFamily> {
-    let scrape = Registry::new();
-    let healthy = register(&scrape, gauges(&names::ENDPOINT_HEALTHY));
-    let in_flight = register(&scrape, gauges(&names::ENDPOINT_IN_FLIGHT));
-    let requests = register(&scrape, counters(&names::ENDPOINT_REQUESTS));
-    let not_after = register(&scrape, gauges(&names::CERTIFICATE_NOT_AFTER));
-    for sample in endpoints {
-        let address = sample.endpoint.to_string();
-        let labels = [&*sample.upstream, &address];
-        healthy.with_label_values(&labels).set(i64::from(sample.healthy));
-        in_flight
-            .with_label_values(&labels)
-            .set(i64::try_from(sample.in_flight).unwrap_or(i64::MAX));
-        // Two samples of one endpoint would be a mistake of the caller; adding keeps the counter honest.
-        requests.with_label_values(&labels).inc_by(sample.requests);
-    }
-    let issued = register(&scrape, gauges(&names::CERTIFICATE_ISSUED));
-    let next_renewal = register(&scrape, gauges(&names::CERTIFICATE_NEXT_RENEWAL));
-    let failures = register(&scrape, counters(&names::CERTIFICATE_RENEWAL_FAILURES));
-    let standing_in = register(&scrape, gauges(&names::CERTIFICATE_STANDING_IN));
-    for sample in certificates {
-        let site = [&*sample.site];
-        let gauge = not_after.with_label_values(&site);
-        let known = gauge.get();
-        gauge.set(if known == 0 { sample.not_after } else { known.min(sample.not_after) });
-        let times = [(&issued, sample.issued), (&next_renewal, sample.next_renewal)];
-        for (gauge, time) in times {
-            if let Some(time) = time {
-                gauge.with_label_values(&site).set(time);
-            }
-        }
-        if let Some(count) = sample.failures {
-            failures.with_label_values(&site).inc_by(count);
-        }
-        if let Some(is_standing_in) = sample.is_standing_in {
-            standing_in.with_label_values(&site).set(i64::from(is_standing_in));
-        }
-    }
-    scrape.gather()
 }
 
 fn unix_seconds(time: SystemTime) -> i64 {

@@ -106,6 +106,8 @@ definitions! {
             "Requests being served by the endpoint.";
         ENDPOINT_REQUESTS: Counter "tidegate_endpoint_requests_total" ["upstream", "endpoint"]
             "Tries sent to the endpoint.";
+        ENDPOINT_FAULTS: Counter "tidegate_endpoint_faults_total" ["upstream", "endpoint", "fault"]
+            "Tries that the endpoint failed: what the client or the edge did is not among them.";
         LOOK_UPS: Counter "tidegate_dns_lookups_total" ["result"]
             "Look-ups of endpoints' names by their result.";
     }
@@ -173,6 +175,8 @@ macro_rules! label_values {
         impl $name {
             /// All values, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
 
             /// The value of the metric's label.
             pub const fn label(self) -> &'static str {
@@ -311,6 +315,19 @@ label_values! {
         /// HTTP/2: a request that can't be read, or in two ways; the stream is reset, or answered with 400, or the
         /// connection is ended.
         Http2 = "http2",
+    }
+    /// A fault of an endpoint in a try. What the client did, or the edge itself, is never one.
+    Fault {
+        /// It took no connection, or shook no hands.
+        Connect = "connect",
+        /// It closed or reset before the head of its answer, or its answer was not HTTP.
+        Reset = "reset",
+        /// It was silent for too long.
+        Timeout = "timeout",
+        /// It broke off its answer after the head.
+        CutAnswer = "cut_answer",
+        /// It answered with a status of 500 to 599.
+        ServerError = "server_error",
     }
     /// How a connection that was sent on ended.
     TunnelEnd {

@@ -13,6 +13,7 @@ fn sample(endpoint: &str, healthy: bool) -> EndpointSample {
         healthy,
         in_flight: 2,
         requests: 7,
+        faults: vec![(Fault::Reset, 3)],
     }
 }
 
@@ -188,6 +189,10 @@ fn endpoints_and_certificates_leave_no_series_behind() {
         (r#"tidegate_endpoint_healthy{endpoint="10.0.0.1:80",upstream="web"}"#, 1.0),
         (r#"tidegate_endpoint_healthy{endpoint="unix:/run/a\"b.sock",upstream="web"}"#, 0.0),
         (r#"tidegate_endpoint_requests_total{endpoint="10.0.0.1:80",upstream="web"}"#, 7.0),
+        (
+            r#"tidegate_endpoint_faults_total{endpoint="10.0.0.1:80",fault="reset",upstream="web"}"#,
+            3.0,
+        ),
         (r#"tidegate_certificate_not_after_seconds{site="shop"}"#, 40.0),
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series} in:\n{text}");

@@ -1,0 +1,113 @@
+//! The last step before the first try: what the request asks for, how its body is watched, and its endpoint.
+//!
+//! Place: the end of `request_filter`. A failure here is still answered on an open connection: Pingora closes the client's
+//! connection when a try fails.
+
+use http::{
+    Version,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE},
+};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::{
+    body_pace::BodyPace, context::RequestContext, endpoint, failure::Failure, patience,
+    tries::Exchange,
+};
+use crate::{
+    snapshot::{Forward, Route},
+    types::ClientNetwork,
+    upstream::UpstreamProtocol,
+};
+
+/// Prepares the tries of a request, and picks its first endpoint.
+pub(super) fn admit(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    route: &Route,
+    forward: &Forward,
+) -> Result<(), Failure> {
+    ctx.labels.upstream = Some(forward.metrics.clone());
+    let exchange = exchange(session);
+    let is_grpc_upstream = exchange == Exchange::Stream && speaks_http2_only(ctx, forward.index);
+    if exchange == Exchange::WebSocket && has_body(session.req_header()) {
+        // Where its body ends and the frames begin, two readers may see differently.
+        return Err(Failure::ClientInvalid);
+    }
+    let tries = &mut ctx.tries;
+    tries.upstream = Some(forward.index);
+    tries.timeouts = forward.timeouts;
+    tries.exchange = exchange;
+    tries.max_body_bytes = (!is_grpc_upstream).then_some(route.max_body_bytes);
+    tries.wish.network = ctx.client.address.map(ClientNetwork::of);
+    if exchange == Exchange::WebSocket || is_grpc_upstream {
+        // Silence of the client is no fault either.
+        session.set_read_timeout(Some(forward.timeouts.stream_idle));
+    } else {
+        watch_body(session, ctx);
+    }
+    to_origin_form(session.req_header_mut());
+    endpoint::pick_first(ctx)
+}
+
+/// From here on a body that is silent or too slow ends its request.
+fn watch_body(session: &mut Session, ctx: &mut RequestContext) {
+    if session.as_downstream_mut().is_body_done() {
+        return;
+    }
+    let Some(connection) = &ctx.connection else { return };
+    let pace = BodyPace::new(connection, session.req_header().method.clone());
+    patience::watch(pace.silence());
+    ctx.body_pace = Some(pace);
+}
+
+/// Whether a request of HTTP/1.1 says that it has a body.
+fn has_body(header: &RequestHeader) -> bool {
+    header.headers.contains_key(TRANSFER_ENCODING)
+        || header.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// What a request asks for. A header alone gives it no more time than others: only the answer's head does.
+fn exchange(session: &Session) -> Exchange {
+    let header = session.req_header();
+    let value = |name: http::HeaderName| {
+        header.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    };
+    if session.is_upgrade_req() && value(UPGRADE).eq_ignore_ascii_case("websocket") {
+        Exchange::WebSocket
+    } else if value(CONTENT_TYPE).starts_with("application/grpc")
+        || value(ACCEPT).starts_with("text/event-stream")
+    {
+        Exchange::Stream
+    } else {
+        Exchange::Answer
+    }
+}
+
+/// Only there a gRPC stream can be; elsewhere its content type is a way around the body's limit.
+fn speaks_http2_only(ctx: &RequestContext, upstream: usize) -> bool {
+    let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(upstream));
+    upstream.is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http2)
+}
+
+/// `GET http://host/path` becomes `GET /path`: endpoints see the origin form (RFC 9112, section 3.2.1).
+fn to_origin_form(header: &mut RequestHeader) {
+    let parsed = header.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    if header.version < Version::HTTP_2 && header.raw_path() != parsed.as_bytes() {
+        // Setting the parsed target drops the one that was sent.
+        header.set_uri(header.uri.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absolute_form_becomes_origin_form() {
+        let mut absolute = RequestHeader::build("GET", b"/", None).unwrap();
+        absolute.set_raw_path(b"http://a/x?y=1").unwrap();
+        to_origin_form(&mut absolute);
+        assert_eq!(absolute.raw_path(), b"/x?y=1");
+    }
+}

@@ -1,0 +1,39 @@
+//! What counts as one client when clients are told apart: an IPv4 address, or the 64 bits of an IPv6 network, which a
+//! household has.
+
+use std::net::IpAddr;
+
+use super::defaults::{CLIENT_PREFIX_IPV4, CLIENT_PREFIX_IPV6};
+
+/// A client's network, by the default prefixes, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientNetwork(u64);
+
+impl ClientNetwork {
+    /// The network of an address. An IPv4 address in an IPv6 one counts as IPv4.
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(v4) => u64::from(v4.to_bits() >> (32 - u32::from(CLIENT_PREFIX_IPV4))),
+            IpAddr::V6(v6) => (v6.to_bits() >> (128 - u32::from(CLIENT_PREFIX_IPV6))) as u64,
+        })
+    }
+
+    /// The number; neighbours have neighbouring ones.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_addresses_of_ipv4_and_halves_of_ipv6() {
+        let of = |text: &str| ClientNetwork::of(text.parse().unwrap());
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+    }
+}

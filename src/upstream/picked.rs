@@ -1,0 +1,102 @@
+//! An endpoint picked for one try, and what became of the try.
+//!
+//! Whoever tries tells: [`Picked::answered`] at the head of the answer, then once [`Picked::ended`] or [`Picked::failed`].
+//! A try of which nothing is told (its client went away) says nothing of its endpoint.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use pingora_core::upstreams::peer::HttpPeer;
+
+use super::{
+    config::Timeouts,
+    endpoint::{Endpoint, InFlight},
+    peer::PeerTemplate,
+};
+use crate::{telemetry::metrics::Fault, types::ClientNetwork};
+
+/// An endpoint picked for one try. It counts as in flight until this is dropped.
+#[derive(Debug)]
+pub struct Picked {
+    in_flight: InFlight,
+    template: Arc<PeerTemplate>,
+    /// Where the client of the try is.
+    network: Option<ClientNetwork>,
+    status: Option<StatusCode>,
+    is_told: bool,
+}
+
+impl Picked {
+    pub(super) fn new(
+        endpoint: Arc<Endpoint>,
+        template: Arc<PeerTemplate>,
+        network: Option<ClientNetwork>,
+    ) -> Self {
+        Self {
+            in_flight: InFlight::start(endpoint),
+            template,
+            network,
+            status: None,
+            is_told: false,
+        }
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        self.in_flight.endpoint()
+    }
+
+    /// Its address as text, for logs and metrics.
+    pub fn endpoint_label(&self) -> &str {
+        self.endpoint().label()
+    }
+
+    /// What Pingora connects to, with the route's timeouts.
+    ///
+    /// `read_timeout` is `first_byte`, or `stream_idle` for a stream; once the head of the response is there the caller sets it to what
+    /// holds between two reads.
+    pub fn peer(&self, timeouts: &Timeouts, is_stream: bool) -> Box<HttpPeer> {
+        self.template.peer(self.endpoint(), timeouts, is_stream)
+    }
+
+    /// The head of the final answer is there, `after` the try began.
+    ///
+    /// `is_stream`: its silence and its length are no faults and say nothing of the endpoint's speed; that it began is all that
+    /// there will be to judge.
+    pub fn answered(&mut self, status: StatusCode, after: Duration, is_stream: bool, now: Instant) {
+        self.status = Some(status);
+        if is_stream {
+            self.in_flight.became_stream();
+            self.ended();
+        } else {
+            self.endpoint().answered_after(after, now);
+        }
+    }
+
+    /// The answer came to its end.
+    pub fn ended(&mut self) {
+        let Some(status) = self.status else { return };
+        self.tell(if status.is_server_error() { Err(Fault::ServerError) } else { Ok(()) });
+    }
+
+    /// The endpoint failed.
+    pub fn failed(&mut self, fault: Fault) {
+        self.tell(Err(fault));
+    }
+
+    fn tell(&mut self, outcome: Result<(), Fault>) {
+        if !std::mem::replace(&mut self.is_told, true) {
+            self.endpoint().judge(outcome, self.network);
+        }
+    }
+
+    /// Keeps only the count: for a long stream, which must not hold its generation's settings.
+    pub fn into_in_flight(self) -> InFlight {
+        let mut in_flight = self.in_flight;
+        in_flight.became_stream();
+        in_flight
+    }
+}
