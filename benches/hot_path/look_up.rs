@@ -6,7 +6,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
 use http::{HeaderMap, Method};
 use tidegate::{
-    route::{Conditions, Found, HostTable, PathMatch, RequestView, RouteRule, RouteTable},
+    policy::{Conditions, RequestView},
+    route::{Found, HostTable, PathMatch, RouteRule, RouteTable},
     types::HostPattern,
 };
 

@@ -7,6 +7,7 @@
 //! `rate_limit` (by address) → `fault` → `client_certificate`, `jwt`, `api_key`, `basic_auth`, `oidc` → `forward_auth` →
 //! `authorize` → `rate_limit` (by identity) → `concurrency` → `experiment` → `rewrite` → `headers`.
 
+mod conditions;
 mod config;
 mod headers;
 
@@ -17,6 +18,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora_http::{IntoCaseHeaderName as _, RequestHeader, ResponseHeader};
 
+pub use conditions::{Conditions, RawValueMatch, RequestView, ValueMatch, WrittenConditions};
 pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
 pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
 

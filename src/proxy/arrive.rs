@@ -25,9 +25,9 @@ use super::{
 use crate::{
     config::ListenerLimits,
     framing::{Fault, check_fields, is_valid_host},
-    policy::{Flow, PolicyContext, RequestHead},
+    policy::{Flow, PolicyContext, RequestHead, RequestView},
     route::{
-        Found, RequestView, capture,
+        Found, capture,
         normalise::{PathError, normalise},
     },
     snapshot::{HostEntry, Route, Site, Snapshot, Target, Unknown},

@@ -1,16 +1,17 @@
 //! `[sites.<name>.routes.<name>]`, parsed: a condition and a target that can't be wrong in themselves.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::path::PathBuf;
 
-use http::{HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
 use super::{
-    raw::{RawRedirect, RawRespond, RawRoute, RawValueMatch},
+    raw::{RawRedirect, RawRespond, RawRoute},
     template::Template,
 };
 use crate::{
-    types::{Cidr, KeyPath, Name, Problems, defaults},
+    policy::{Conditions, WrittenConditions},
+    types::{KeyPath, Name, Problems, defaults},
     upstream::{RawEndpoint, RawTimeouts},
 };
 
@@ -52,51 +53,6 @@ pub enum PathMatch {
     Prefix(String),
     /// The whole path by expression (anchored).
     Regex(Regex),
-}
-
-/// Conditions beside host and path.
-#[derive(Clone, Debug, Default)]
-pub struct Conditions {
-    /// One of these methods; empty means any.
-    pub methods: Vec<Method>,
-    /// Headers.
-    pub headers: Vec<(HeaderName, ValueMatch)>,
-    /// Query parameters.
-    pub query: Vec<(String, ValueMatch)>,
-    /// Cookies.
-    pub cookies: Vec<(String, ValueMatch)>,
-    /// Networks of the client; empty means any.
-    pub client_networks: Vec<Cidr>,
-}
-
-/// A condition on a value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ValueMatch {
-    /// It is there.
-    Present,
-    /// It is not there.
-    Absent,
-    /// It has this value.
-    Equals(String),
-}
-
-impl Conditions {
-    /// How many there are: more go before fewer.
-    pub fn count(&self) -> usize {
-        usize::from(!self.methods.is_empty())
-            + self.headers.len()
-            + self.query.len()
-            + self.cookies.len()
-            + usize::from(!self.client_networks.is_empty())
-    }
-
-    /// Whether `address` is in one of the networks, where there are some.
-    pub fn takes_client(&self, address: Option<IpAddr>) -> bool {
-        self.client_networks.is_empty()
-            || address.is_some_and(|address| {
-                self.client_networks.iter().any(|network| network.contains(address))
-            })
-    }
 }
 
 /// Where a route's requests go.
@@ -162,7 +118,17 @@ impl RawRoute {
         implicit: impl FnOnce(&[RawEndpoint], &mut Problems) -> Name,
     ) -> Option<RouteConfig> {
         let path_match = self.parse_path(path, problems);
-        let conditions = self.parse_conditions(path, problems);
+        let conditions = Conditions::parse(
+            &WrittenConditions {
+                methods: self.methods.as_deref(),
+                headers: &self.headers,
+                query: &self.query,
+                cookies: &self.cookies,
+                client_address: self.client_address.as_deref(),
+            },
+            path,
+            problems,
+        );
         let target = self.parse_target(path, path_match.as_ref(), problems, implicit);
         let rewrite = self.parse_rewrite(path, path_match.as_ref(), problems);
         let timeouts = self.timeouts.unwrap_or_default();
@@ -237,62 +203,6 @@ impl RawRoute {
         let prefix = self.path.as_deref().unwrap_or("/");
         let prefix = plain_path(prefix, &path.key("path"), problems)?;
         Some(PathMatch::Prefix(prefix.strip_suffix('/').unwrap_or(&prefix).to_owned()))
-    }
-
-    fn parse_conditions(&self, path: &KeyPath, problems: &mut Problems) -> Conditions {
-        let mut conditions = Conditions::default();
-        for (i, method) in self.methods.iter().flatten().enumerate() {
-            let at = path.key("methods").index(i);
-            match Method::from_bytes(method.as_bytes()) {
-                Ok(parsed) if method.bytes().all(|b| !b.is_ascii_lowercase()) => {
-                    conditions.methods.push(parsed);
-                }
-                Ok(_) => {
-                    problems
-                        .error(
-                            &at,
-                            format!("methods are case-sensitive; \"{method}\" would never come"),
-                        )
-                        .help(format!("write \"{}\"", method.to_ascii_uppercase()));
-                }
-                Err(_) => {
-                    problems.error(&at, format!("\"{method}\" is not a method"));
-                }
-            }
-        }
-        if self.methods.as_ref().is_some_and(Vec::is_empty) {
-            problems
-                .error(
-                    &path.key("methods"),
-                    "the list of methods is empty, so that no request would fit",
-                )
-                .help("leave the key out for all methods");
-        }
-        for (name, value) in &self.headers {
-            match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(parsed) => conditions.headers.push((parsed, value.parse())),
-                Err(_) => {
-                    problems.error(
-                        &path.key("headers").key(name),
-                        format!("\"{name}\" is not a header name"),
-                    );
-                }
-            }
-        }
-        conditions.query =
-            self.query.iter().map(|(name, value)| (name.clone(), value.parse())).collect();
-        conditions.cookies =
-            self.cookies.iter().map(|(name, value)| (name.clone(), value.parse())).collect();
-        conditions.client_networks = self.client_address.clone().unwrap_or_default();
-        if self.client_address.as_ref().is_some_and(Vec::is_empty) {
-            problems
-                .error(
-                    &path.key("client_address"),
-                    "the list of networks is empty, so that no client would fit",
-                )
-                .help("leave the key out for all clients");
-        }
-        conditions
     }
 
     fn parse_target(
@@ -396,16 +306,6 @@ impl RawRoute {
             }
         });
         Rewrite { path: template, strip_prefix, host }
-    }
-}
-
-impl RawValueMatch {
-    fn parse(&self) -> ValueMatch {
-        match self {
-            Self::Present(true) => ValueMatch::Present,
-            Self::Present(false) => ValueMatch::Absent,
-            Self::Equals(text) => ValueMatch::Equals(text.clone()),
-        }
     }
 }
 

@@ -7,9 +7,9 @@ mod table;
 mod template;
 
 pub use config::{
-    Conditions, MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RespondConfig, Rewrite,
-    RouteConfig, TargetConfig, ValueMatch, default_max_body_bytes,
+    MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RespondConfig, Rewrite, RouteConfig,
+    TargetConfig, default_max_body_bytes,
 };
-pub use raw::{RawRedirect, RawRedirectTable, RawRespond, RawRewrite, RawRoute, RawValueMatch};
-pub use table::{Found, HostTable, RequestView, RouteRule, RouteTable, capture};
+pub use raw::{RawRedirect, RawRedirectTable, RawRespond, RawRewrite, RawRoute};
+pub use table::{Found, HostTable, RouteRule, RouteTable, capture};
 pub use template::Template;

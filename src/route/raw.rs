@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    policy::RawValueMatch,
     types::{ByteSize, Cidr, Name, defaults, deserialize_by_form},
     upstream::{RawEndpoint, RawTimeouts},
 };
@@ -63,22 +64,6 @@ pub struct RawRoute {
     #[schemars(extend("default" = defaults::BODY_SIZE.to_string()))]
     pub max_body: Option<ByteSize>,
 }
-
-/// A condition on a value, as written: `true` (it is there) or its text.
-#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub enum RawValueMatch {
-    /// `true`: it is there; `false`: it is not.
-    Present(bool),
-    /// It has this value.
-    Equals(String),
-}
-
-deserialize_by_form!(
-    RawValueMatch,
-    "true (it must be there) or the text it must have",
-    { bool => Present, text => Equals }
-);
 
 /// A redirect, as written: its target, or a table.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]

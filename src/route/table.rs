@@ -4,14 +4,17 @@
 //! last the prefix `/`, which takes every path; then the number of other conditions; then the name. `priority` goes
 //! before all of it. Why `/` stands last: docs/adr/0007-catch-all-last.md.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
-use http::{HeaderMap, Method};
+use http::Method;
 use regex::{Regex, RegexSet};
 
-use super::config::{Conditions, PathMatch, ValueMatch};
-use crate::types::HostPattern;
+use super::config::PathMatch;
+use crate::{
+    policy::{Conditions, RequestView},
+    types::HostPattern,
+};
 
 /// Values by host name: exact before wildcard.
 #[derive(Clone, Debug)]
@@ -47,21 +50,6 @@ impl<T> HostTable<T> {
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.wildcard.is_empty()
     }
-}
-
-/// What a look-up needs to know of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestView<'a> {
-    /// Its method.
-    pub method: &'a Method,
-    /// Its path, normalised.
-    pub path: &'a str,
-    /// Its query, without the question mark.
-    pub query: Option<&'a str>,
-    /// Its headers.
-    pub headers: &'a HeaderMap,
-    /// The client's address.
-    pub client: Option<IpAddr>,
 }
 
 /// What a look-up found.
@@ -205,8 +193,8 @@ impl<R> RouteTable<R> {
         let mut other_methods: Vec<Method> = Vec::new();
         for entry in group.iter().filter_map(|index| self.entries.get(*index)) {
             let conditions = &entry.conditions;
-            if others_hold(conditions, request) {
-                if method_fits(&conditions.methods, request.method) {
+            if conditions.hold_but_for_method(request) {
+                if conditions.take_method(request.method) {
                     return Verdict::Takes(&entry.route);
                 }
                 other_methods.extend(conditions.methods.iter().cloned());
@@ -295,59 +283,6 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// An empty list takes every method; GET stands for HEAD too (RFC 9110, section 9.3.2).
-fn method_fits(methods: &[Method], method: &Method) -> bool {
-    methods.is_empty()
-        || methods.contains(method)
-        || (method == Method::HEAD && methods.contains(&Method::GET))
-}
-
-fn others_hold(conditions: &Conditions, request: &RequestView<'_>) -> bool {
-    let headers = || {
-        conditions.headers.iter().all(|(name, wanted)| {
-            let values = || request.headers.get_all(name).iter();
-            match wanted {
-                ValueMatch::Present => request.headers.contains_key(name),
-                ValueMatch::Absent => !request.headers.contains_key(name),
-                ValueMatch::Equals(text) => {
-                    values().any(|value| value.as_bytes() == text.as_bytes())
-                }
-            }
-        })
-    };
-    conditions.takes_client(request.client)
-        && headers()
-        && pairs_hold(&conditions.query, || {
-            form_urlencoded::parse(request.query.unwrap_or_default().as_bytes())
-        })
-        && pairs_hold(&conditions.cookies, || {
-            request
-                .headers
-                .get_all(http::header::COOKIE)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .flat_map(|text| {
-                    cookie::Cookie::split_parse(text).filter_map(Result::ok).map(|cookie| {
-                        (cookie.name().to_owned().into(), cookie.value().to_owned().into())
-                    })
-                })
-        })
-}
-
-fn pairs_hold<'a, I>(wanted: &[(String, ValueMatch)], pairs: impl Fn() -> I) -> bool
-where
-    I: Iterator<Item = (std::borrow::Cow<'a, str>, std::borrow::Cow<'a, str>)>,
-{
-    wanted.iter().all(|(name, wanted)| {
-        let mut values = pairs().filter(|(key, _)| key == name).map(|(_, value)| value);
-        match wanted {
-            ValueMatch::Present => values.next().is_some(),
-            ValueMatch::Absent => values.next().is_none(),
-            ValueMatch::Equals(text) => values.any(|value| value == text.as_str()),
-        }
-    })
-}
-
 /// Fills a template from an expression's groups and from what the caller knows.
 pub fn capture<'a>(regex: &Regex, path: &'a str) -> impl Fn(&str) -> Option<&'a str> {
     let captures = regex.captures(path);
@@ -363,9 +298,11 @@ pub fn capture<'a>(regex: &Regex, path: &'a str) -> impl Fn(&str) -> Option<&'a 
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::policy::ValueMatch;
 
     fn rule(name: &'static str, path: PathMatch) -> RouteRule<&'static str> {
         RouteRule {

@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use crate::{
     config::SiteConfig,
-    route::{Conditions, PathMatch, RouteConfig},
+    policy::Conditions,
+    route::{PathMatch, RouteConfig},
     types::Problems,
 };
 
