@@ -39,7 +39,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     let response = response();
     group.bench_function("response_head", |bencher| bencher.iter(|| black_box(&response).clone()));
     let chain = strict();
-    let context = PolicyContext { client: None, is_tls: true };
+    let context = PolicyContext::new(None, true);
     group.bench_function("strict", |bencher| {
         bencher.iter_batched_ref(
             || response.clone(),

@@ -3,24 +3,28 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::headers::{HeadersConfig, RawHeaders};
+use super::{
+    fault::{FaultConfig, RawFault},
+    headers::{HeadersConfig, RawHeaders},
+};
 use crate::types::{KeyPath, Name, Problems};
 
 /// `[policies.<name>]`, one table a kind.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPolicy {
+    /// Delays, aborts or slows some requests on purpose, until a stated time.
+    pub fault: Option<RawFault>,
     /// Sets, adds and removes headers.
     pub headers: Option<RawHeaders>,
 }
 
 /// Kinds that the design names and this version does not have. They are refused: a policy that does nothing would let everybody in.
-pub const PLANNED_KINDS: [&str; 14] = [
+pub const PLANNED_KINDS: [&str; 13] = [
     "ip_filter",
     "request_limits",
     "cors",
     "rate_limit",
-    "fault",
     "client_certificate",
     "jwt",
     "api_key",
@@ -37,6 +41,8 @@ pub const PLANNED_KINDS: [&str; 14] = [
 pub struct PolicyConfig {
     /// Its name.
     pub name: Name,
+    /// Faults on purpose.
+    pub fault: Option<FaultConfig>,
     /// Sets, adds and removes headers.
     pub headers: Option<HeadersConfig>,
 }
@@ -44,13 +50,14 @@ pub struct PolicyConfig {
 impl RawPolicy {
     /// Parses every kind of the bundle.
     pub fn parse(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> PolicyConfig {
-        if self.headers.is_none() {
+        if self.fault.is_none() && self.headers.is_none() {
             problems
                 .error(path, "the policy does nothing")
                 .help("add a kind, such as `headers = { preset = \"strict\" }`");
         }
         PolicyConfig {
             name: name.clone(),
+            fault: self.fault.as_ref().and_then(|raw| raw.parse(&path.key("fault"), problems)),
             headers: self.headers.as_ref().map(|raw| raw.parse(&path.key("headers"), problems)),
         }
     }

@@ -266,7 +266,7 @@ mod tests {
             for (name, value) in [("Server", "origin"), ("X-Hop", "one")] {
                 response.append_header(name, value).unwrap();
             }
-            let context = PolicyContext { client: None, is_tls };
+            let context = PolicyContext::new(None, is_tls);
             policy.on_response(&mut ResponseHead(&mut response), &context);
             let mut wire = Vec::new();
             response.header_to_h1_wire(&mut wire);

@@ -9,6 +9,7 @@
 
 mod conditions;
 mod config;
+mod fault;
 mod headers;
 
 use std::{net::IpAddr, sync::Arc};
@@ -20,17 +21,24 @@ use pingora_http::{IntoCaseHeaderName as _, RequestHeader, ResponseHeader};
 
 pub use conditions::{Conditions, RawValueMatch, RequestView, ValueMatch, WrittenConditions};
 pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
+pub use fault::{
+    Fault, FaultConfig, RawFault, RawFaultAbort, RawFaultDelay, RawFaultMatch, RawFaultSlowBody,
+};
 pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
+
+use crate::telemetry::metrics::InjectedFault;
 
 /// The kinds of policy that exist, in the order in which they act on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// [`Fault`].
+    Fault,
     /// [`Headers`].
     Headers,
 }
 
 /// [`Kind`]s in the order in which they act; the way back is the same list from its end.
-pub const ORDER: [Kind; 1] = [Kind::Headers];
+pub const ORDER: [Kind; 2] = [Kind::Fault, Kind::Headers];
 
 /// One thing done to the requests of a site or route.
 pub trait Policy: Send + Sync {
@@ -74,7 +82,7 @@ pub struct PolicyResponse {
 /// A refusal: what the client is told. `reason` goes to log and metric only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// A 4xx status, or 503.
+    /// A 4xx or 5xx status.
     pub status: StatusCode,
     /// A constant word for log and metric.
     pub reason: &'static str,
@@ -87,6 +95,17 @@ pub struct PolicyContext {
     pub client: Option<IpAddr>,
     /// Whether the client speaks TLS to us.
     pub is_tls: bool,
+    /// Bytes a second at which the body of the answer goes to the client, where a fault says so.
+    pub body_rate: Option<u64>,
+    /// Faults that were made on purpose. Empty, and without memory of its own, where there are none.
+    pub faults: Vec<InjectedFault>,
+}
+
+impl PolicyContext {
+    /// What is known before the first policy.
+    pub fn new(client: Option<IpAddr>, is_tls: bool) -> Self {
+        Self { client, is_tls, body_rate: None, faults: Vec::new() }
+    }
 }
 
 /// A header's name in the form in which it is written, made once for many edits.

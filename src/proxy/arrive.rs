@@ -207,7 +207,7 @@ fn challenge(header: &RequestHeader, snapshot: &Snapshot) -> Option<Arc<str>> {
 /// The client and the request's id.
 fn identify(header: &RequestHeader, ctx: &mut RequestContext, snapshot: &Snapshot) {
     ctx.client = client_address::find(ctx.peer(), &header.headers, &snapshot.trusted_proxies);
-    ctx.policy = PolicyContext { client: ctx.client.address, is_tls: ctx.is_tls() };
+    ctx.policy = PolicyContext::new(ctx.client.address, ctx.is_tls());
     let given = header.headers.get(X_REQUEST_ID).filter(|value| is_request_id(value));
     ctx.request_id = given.cloned().unwrap_or_else(new_request_id);
 }

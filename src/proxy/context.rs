@@ -97,7 +97,7 @@ impl RequestContext {
             labels: Labels::default(),
             path: String::new(),
             host: HeaderValue::from_static(""),
-            policy: PolicyContext { client: None, is_tls: false },
+            policy: PolicyContext::new(None, false),
             body_bytes: 0,
             tries: Tries::default(),
             failure: None,

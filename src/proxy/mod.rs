@@ -186,7 +186,7 @@ impl ProxyHttp for Edge {
         _end_of_stream: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
-        relay::answer_piece(session, body, ctx).map(|()| None)
+        relay::answer_piece(session, body, ctx)
     }
 
     fn error_while_proxy(

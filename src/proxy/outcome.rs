@@ -57,6 +57,9 @@ pub(super) fn record(
         None => metrics
             .refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused)),
     }
+    for fault in &ctx.policy.faults {
+        metrics.fault_injected(*fault);
+    }
     ctx.labels.in_flight = None;
     ctx.tries.records.end(reason, ended);
     if let (None, Some(picked)) = (error, &mut ctx.tries.picked) {

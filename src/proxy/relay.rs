@@ -1,6 +1,6 @@
 //! What passes between client and endpoint: heads are edited, bytes are counted, failures are answered.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{
@@ -307,7 +307,8 @@ pub(super) fn break_off(session: &Session, ctx: &RequestContext) {
     }
 }
 
-/// A piece of the answer goes to the client. HTTP/1.1 is watched by the I/O type.
+/// A piece of the answer goes to the client; what comes after it waits so long, where a fault says so. HTTP/1.1 is
+/// watched by the I/O type.
 ///
 /// # Errors
 /// The client takes the answer too slowly.
@@ -315,13 +316,18 @@ pub(super) fn answer_piece(
     session: &Session,
     body: &mut Option<Bytes>,
     ctx: &mut RequestContext,
-) -> Result<()> {
-    if !session.is_http2() || ctx.is_stream {
-        return Ok(());
+) -> Result<Option<Duration>> {
+    let pause = ctx
+        .policy
+        .body_rate
+        .zip(body.as_ref())
+        .map(|(rate, piece)| Duration::from_secs_f64(piece.len() as f64 / rate.max(1) as f64));
+    if !session.is_http2() || ctx.is_stream || pause.is_some() {
+        return Ok(pause);
     }
-    let Some(connection) = &ctx.connection else { return Ok(()) };
+    let Some(connection) = &ctx.connection else { return Ok(pause) };
     let pace = ctx.answer_pace.get_or_insert_with(|| AnswerPace::new(connection));
-    if pace.goes(body) { Ok(()) } else { Err(fail(ctx, Failure::ClientTimeout)) }
+    if pace.goes(body) { Ok(pause) } else { Err(fail(ctx, Failure::ClientTimeout)) }
 }
 
 /// No try gave an answer: the edge gives its own.

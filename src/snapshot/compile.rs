@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode};
 use super::site::{StaticAnswer, StaticBody};
 use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
-    policy::{Chain, Headers, Kind, Policy},
+    policy::{Chain, Fault, Headers, Kind, Policy},
     route::{
         MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, Rewrite, RouteConfig, RouteRule,
         RouteTable, TargetConfig, Template,
@@ -109,7 +109,11 @@ fn build_policies(config: &Config) -> Policies<'_> {
             .headers
             .clone()
             .map(|headers| (Kind::Headers, Arc::new(Headers::new(headers)) as Arc<dyn Policy>));
-        headers.into_iter().collect()
+        let fault = policy
+            .fault
+            .clone()
+            .map(|fault| (Kind::Fault, Arc::new(Fault::new(fault)) as Arc<dyn Policy>));
+        fault.into_iter().chain(headers).collect()
     };
     config.policies.iter().map(|policy| (&policy.name, build(policy))).collect()
 }

@@ -237,16 +237,16 @@ fn faults_of_an_endpoint_are_told_from_what_its_client_did() {
     let faults = |edge: &Edge, address: &str| {
         ["connect", "reset", "timeout", "cut_answer", "server_error"].map(|fault| {
             let labels = [("upstream", "api"), ("endpoint", address), ("fault", fault)];
-            edge.metric("tidegate_endpoint_faults_total", labels) as u64
+            edge.metric("tidegate_endpoint_faults_total", labels)
         })
     };
     for (origin, expected) in [
-        (&refusing as &dyn std::fmt::Display, [1, 0, 0, 0, 0]),
-        (&resetting, [0, 1, 0, 0, 0]),
-        (&rubbish, [0, 1, 0, 0, 0]),
-        (&hung, [0, 0, 1, 0, 0]),
-        (&cutting, [0, 0, 0, 1, 0]),
-        (&sick, [0, 0, 0, 0, 1]),
+        (&refusing as &dyn std::fmt::Display, [1.0, 0.0, 0.0, 0.0, 0.0]),
+        (&resetting, [0.0, 1.0, 0.0, 0.0, 0.0]),
+        (&rubbish, [0.0, 1.0, 0.0, 0.0, 0.0]),
+        (&hung, [0.0, 0.0, 1.0, 0.0, 0.0]),
+        (&cutting, [0.0, 0.0, 0.0, 1.0, 0.0]),
+        (&sick, [0.0, 0.0, 0.0, 0.0, 1.0]),
     ] {
         let edge = edge_of(origin);
         // Whole or broken off: only the endpoint's part counts here.
@@ -263,5 +263,5 @@ fn faults_of_an_endpoint_are_told_from_what_its_client_did() {
     assert!(edge.client().timeout(Duration::from_millis(50)).get("/").try_send().is_err());
     edge.client().get("/").send().assert_status(200);
     edge.client().request("HEAD", "/").send().assert_status(200);
-    assert_eq!(faults(&edge, &slow.to_string()), [0; 5]);
+    assert_eq!(faults(&edge, &slow.to_string()), [0.0; 5]);
 }

@@ -14,13 +14,14 @@ use crate::{
 };
 
 /// Files that read the wall clock, each with what for. None of them waits, expires or measures by it.
-const CALENDAR: [(&str, &str); 38] = [
+const CALENDAR: [(&str, &str); 39] = [
     ("src/cli/backup.rs", "writes when a backup was made"),
     ("src/cli/certificates.rs", "certificates are valid by the calendar"),
     ("src/cli/restore.rs", "names what it moves aside by the time"),
     ("src/cli/status.rs", "shows how long ago something was"),
     ("src/listener/refusal.rs", "writes the time of a refused request"),
     ("src/listener/stream/mod.rs", "Pingora's digest has a field for it, which nobody reads"),
+    ("src/policy/fault.rs", "exercises end by the calendar"),
     ("src/proxy/outcome.rs", "writes the time of a request"),
     ("src/proxy/tunnel.rs", "remembers when a connection came, for its line in the log"),
     ("src/server/control.rs", "shows points in time"),

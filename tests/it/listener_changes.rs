@@ -16,8 +16,16 @@ const LAYOUTS: [&str; 2] = ["shared", "per-core"];
 const GET: &str = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
 /// A port that was free a moment ago: what is tested here is a listener that keeps its port.
+///
+/// Below the ports that the system gives to outgoing connections: one of those, on whichever loopback address, is in the
+/// way of a listener on all addresses.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let is_free = |port: &u16| {
+        ["0.0.0.0", "[::]"]
+            .iter()
+            .all(|address| std::net::TcpListener::bind(format!("{address}:{port}")).is_ok())
+    };
+    std::iter::repeat_with(|| fastrand::u16(20_000..30_000)).find(is_free).unwrap()
 }
 
 /// An edge of two threads whose listeners are `listeners` and which answers `word`.

@@ -26,6 +26,7 @@ mod demo_origin;
 mod dns;
 mod docs;
 mod exhaustion;
+mod faults;
 mod floods;
 mod forwarding;
 mod framing;

@@ -34,8 +34,8 @@ use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_cla
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, Fault, HandshakeFailure, HeadRefused, LimitReached, LookUpResult,
-        ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
+        ConnectionRefused, Fault, HandshakeFailure, HeadRefused, InjectedFault, LimitReached,
+        LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
@@ -124,6 +124,7 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     requests_refused: CounterBy<RequestRefused>,
+    faults_injected: CounterBy<InjectedFault>,
     reloads: CounterBy<ReloadResult>,
     look_ups: CounterBy<LookUpResult>,
     routes: Kept<RouteKey, RouteMetrics>,
@@ -186,6 +187,7 @@ impl Metrics {
             .set(1);
         gauge(&names::START_TIME).set(unix_seconds(SystemTime::now()));
         let requests_refused = CounterBy::new(&counters(&names::REQUESTS_REFUSED), &[]);
+        let faults_injected = CounterBy::new(&counters(&names::FAULTS_INJECTED), &[]);
         let reloads = CounterBy::new(&counters(&names::RELOADS), &[]);
         let look_ups = CounterBy::new(&counters(&names::LOOK_UPS), &[]);
         Arc::new(Self {
@@ -193,6 +195,7 @@ impl Metrics {
             registry,
             families,
             requests_refused,
+            faults_injected,
             reloads,
             look_ups,
             routes: Kept::new(),
@@ -245,6 +248,11 @@ impl Metrics {
     /// Counts a request that was refused before a route was found.
     pub fn refused(&self, reason: RequestRefused) {
         self.requests_refused.inc(reason);
+    }
+
+    /// Counts a fault that a policy made on purpose.
+    pub fn fault_injected(&self, fault: InjectedFault) {
+        self.faults_injected.inc(fault);
     }
 
     /// Counts a look-up by DNS.

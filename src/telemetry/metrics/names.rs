@@ -68,6 +68,8 @@ definitions! {
             "Bytes of response bodies sent to clients.";
         REQUESTS_REFUSED: Counter "tidegate_requests_refused_total" ["reason"]
             "Requests refused before a route was found.";
+        FAULTS_INJECTED: Counter "tidegate_faults_injected_total" ["fault"]
+            "Faults that policies made on purpose.";
     }
     "Connections": {
         CONNECTIONS: Gauge "tidegate_connections" ["listener"]
@@ -315,6 +317,15 @@ label_values! {
         /// HTTP/2: a request that can't be read, or in two ways; the stream is reset, or answered with 400, or the
         /// connection is ended.
         Http2 = "http2",
+    }
+    /// A fault that a policy made on purpose.
+    InjectedFault {
+        /// The request was kept waiting.
+        Delay = "delay",
+        /// It was answered with an error.
+        Abort = "abort",
+        /// The body of its answer was sent slowly.
+        SlowBody = "slow_body",
     }
     /// A fault of an endpoint in a try. What the client did, or the edge itself, is never one.
     Fault {
