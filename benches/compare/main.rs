@@ -3,7 +3,7 @@
 //!
 //! - `contestants/`: how each proxy is configured and started; `origin.rs`: what they forward to.
 //! - `load/`: the client, in this process. `measure.rs`: what a run costs in CPU and memory, from /proc.
-//! - `series.rs`: the rounds of one series; `report/`: the terminal, JSON, the chart.
+//! - `series.rs`: the rounds of one series; `scenario/`: endpoints that fail or are overloaded; `report/`: the terminal, JSON, the chart.
 //!
 //! The origin and the bare proxy are sub-commands of this binary, so that each is a process with a core of its own.
 //! Whatever is started ends with this process: on an error, a panic, Ctrl-C, and by the kernel where it is killed.
@@ -27,6 +27,7 @@ mod options;
 mod origin;
 mod process;
 mod report;
+mod scenario;
 mod series;
 
 use std::{fs, process::ExitCode};

@@ -82,7 +82,16 @@ impl Options {
             (true, true) => Series::value_variants()
                 .iter()
                 .copied()
-                .filter(|series| !matches!(series, Series::Resumed | Series::Logged))
+                .filter(|series| {
+                    !matches!(
+                        series,
+                        Series::Resumed
+                            | Series::Logged
+                            | Series::Even
+                            | Series::Failures
+                            | Series::Overload
+                    )
+                })
                 .collect(),
             (true, false) => Series::value_variants().to_vec(),
         }
@@ -139,13 +148,24 @@ pub(crate) enum Series {
     Hybrid,
     /// As `plain`, with an access log that is written to a file.
     Logged,
-    /// As `plain`, over three endpoints of which one is slow, balanced by the fewest requests in flight.
+    /// As `plain`, over three endpoints of which one is slow.
     Slow,
+    /// As `slow`, without the slow one.
+    Even,
+    /// Five endpoints, of which some are killed, hang, or reset.
+    Failures,
+    /// An endpoint that gets more requests than it can answer.
+    Overload,
 }
 
 impl Series {
     pub(crate) fn is_tls(self) -> bool {
         matches!(self, Self::Tls | Self::Http2) || self.is_handshakes()
+    }
+
+    /// Whether what happens to the endpoints is the point, and not the rounds.
+    pub(crate) fn is_scenario(self) -> bool {
+        matches!(self, Self::Failures | Self::Overload)
     }
 
     /// Whether each request is a connection of its own.
@@ -167,7 +187,10 @@ impl Series {
             Self::Resumed => "resumed: resumed TLS 1.3 session for each request",
             Self::Hybrid => "hybrid: full TLS 1.3 handshake by X25519MLKEM768 for each request",
             Self::Logged => "logged: as plain, with an access log",
-            Self::Slow => "slow: three endpoints (50 ms, 1 ms, 1 ms), fewest requests in flight",
+            Self::Slow => "slow: three endpoints (50 ms, 1 ms, 1 ms)",
+            Self::Even => "even: as slow, without the slow one",
+            Self::Failures => "failures: 200 requests a second over five endpoints",
+            Self::Overload => "overload: an endpoint that can answer 1,000 requests a second",
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use crate::{
     measure::Meter,
     options::{Options, Series},
     origin::Origin,
+    scenario::{self, Phase},
 };
 
 /// Part of what a proxy can do at which the added latency is measured.
@@ -33,7 +35,7 @@ const SLOW_DELAYS: [Duration; 3] =
 
 /// What all series share.
 pub(crate) struct Bench<'a> {
-    options: &'a Options,
+    pub(crate) options: &'a Options,
     pub(crate) cores: Cores,
     folder: PathBuf,
     certificate: Certificate,
@@ -44,6 +46,9 @@ pub(crate) struct SeriesResult {
     pub(crate) series: Series,
     pub(crate) unit: &'static str,
     pub(crate) contestants: Vec<ContestantResult>,
+    /// Of a scenario.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) phases: Vec<Phase>,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,12 +156,16 @@ impl<'a> Bench<'a> {
     pub(crate) async fn run(&self, series: Series) -> Result<SeriesResult> {
         let folder = self.folder.join(series.to_string());
         fs::create_dir_all(&folder)?;
+        if series.is_scenario() {
+            let phases = scenario::run(self, series, &folder).await?;
+            return Ok(SeriesResult { series, unit: series.unit(), contestants: vec![], phases });
+        }
         let origins = self.origins(series, &folder).await?;
         let mut lanes = self.lanes(series, &origins, &folder).await?;
         let rounds = self.options.rounds();
         let mut fixed_rate = SLOW_RATE;
 
-        if series != Series::Slow {
+        if !matches!(series, Series::Slow | Series::Even) {
             for round in 1..=rounds {
                 for lane in &mut lanes {
                     let load = self.load(series, &lane.running, Pace::Closed);
@@ -191,7 +200,7 @@ impl<'a> Bench<'a> {
             self.quiet_rounds(series, &mut lanes).await?;
         }
         let contestants = lanes.into_iter().map(|lane| lane.result(fixed_rate)).collect();
-        Ok(SeriesResult { series, unit: series.unit(), contestants })
+        Ok(SeriesResult { series, unit: series.unit(), contestants, phases: Vec::new() })
     }
 
     /// Each proxy at a part of what it can do, and right after it the direct way at the same rate.
@@ -225,8 +234,11 @@ impl<'a> Bench<'a> {
     }
 
     async fn origins(&self, series: Series, folder: &Path) -> Result<Vec<Origin>> {
-        let delays: &[Duration] =
-            if series == Series::Slow { &SLOW_DELAYS } else { &[Duration::ZERO] };
+        let delays: &[Duration] = match series {
+            Series::Slow => &SLOW_DELAYS,
+            Series::Even => &SLOW_DELAYS[1..],
+            _ => &[Duration::ZERO],
+        };
         let mut origins = Vec::new();
         for (number, delay) in delays.iter().enumerate() {
             let name = format!("origin{number}");
@@ -238,14 +250,9 @@ impl<'a> Bench<'a> {
 
     async fn lanes(&self, series: Series, origins: &[Origin], folder: &Path) -> Result<Vec<Lane>> {
         let endpoints: Vec<_> = origins.iter().map(|origin| origin.address).collect();
-        let certificate = series.is_tls().then_some(&self.certificate);
-        let logged = series == Series::Logged;
         let mut lanes = Vec::new();
         for contestant in self.options.contestants(series) {
-            let running = contestant
-                .start(folder, &endpoints, certificate, logged, self.cores.proxy)
-                .await
-                .with_context(|| format!("{contestant} does not start"))?;
+            let running = self.start(contestant, series, folder, &endpoints).await?;
             let meter = Meter::new(running.process(), self.cores);
             lanes.push(Lane { running, meter, full: vec![], fixed: vec![], quiet: vec![] });
         }
@@ -253,11 +260,36 @@ impl<'a> Bench<'a> {
         Ok(lanes)
     }
 
+    /// Starts a contestant for a series.
+    pub(crate) async fn start(
+        &self,
+        contestant: Contestant,
+        series: Series,
+        folder: &Path,
+        endpoints: &[SocketAddr],
+    ) -> Result<Running> {
+        let certificate = series.is_tls().then_some(&self.certificate);
+        contestant
+            .start(folder, endpoints, certificate, series, self.cores.proxy)
+            .await
+            .with_context(|| format!("{contestant} does not start"))
+    }
+
+    /// Bytes of an origin's answer.
+    pub(crate) fn body_bytes(&self) -> usize {
+        self.options.body_bytes as usize
+    }
+
     fn load(&self, series: Series, running: &Running, pace: Pace) -> Load {
         Load {
             target: running.address,
             protocol: match series {
-                Series::Plain | Series::Logged | Series::Slow => Protocol::Http1,
+                Series::Plain
+                | Series::Logged
+                | Series::Slow
+                | Series::Even
+                | Series::Failures
+                | Series::Overload => Protocol::Http1,
                 Series::Tls => Protocol::Http1Tls,
                 Series::Http2 => Protocol::Http2,
                 Series::Handshakes => Protocol::Handshake(Handshake::Full),

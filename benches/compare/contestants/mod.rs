@@ -43,6 +43,8 @@ pub(crate) enum Contestant {
     /// A Pingora proxy of a few lines: the engine without Tidegate.
     Bare,
     Tidegate,
+    /// Tidegate with `balance = "peak-ewma"`.
+    Ewma,
 }
 
 /// What a contestant is to do.
@@ -55,7 +57,10 @@ pub(crate) struct Setup<'a> {
     pub(crate) endpoints: &'a [SocketAddr],
     /// Its certificate, where it speaks TLS, and then HTTP/2 too.
     pub(crate) certificate: Option<&'a Certificate>,
-    pub(crate) access_log: bool,
+    /// What it is for.
+    pub(crate) series: Series,
+    /// How it chooses an endpoint, where it is Tidegate.
+    pub(crate) balance: &'a str,
     pub(crate) core: usize,
 }
 
@@ -78,7 +83,14 @@ impl Contestant {
             // It speaks neither TLS nor HTTP/2, nor writes a log, nor chooses.
             (Self::Direct, _) => series == Series::Plain,
             // Pingora has neither an access log nor a balancing by requests in flight.
-            (Self::Bare, Series::Logged | Series::Slow) => false,
+            (
+                Self::Bare,
+                Series::Logged | Series::Slow | Series::Even | Series::Failures | Series::Overload,
+            ) => false,
+            // It differs where endpoints do.
+            (Self::Ewma, _) => {
+                matches!(series, Series::Slow | Series::Even | Series::Failures)
+            }
             // The others' TLS libraries, as Debian has them and as Pingora uses it, can't do it.
             (_, Series::Hybrid) => self == Self::Tidegate,
             _ => true,
@@ -91,7 +103,7 @@ impl Contestant {
         folder: &Path,
         endpoints: &[SocketAddr],
         certificate: Option<&Certificate>,
-        access_log: bool,
+        series: Series,
         core: usize,
     ) -> Result<Running> {
         if self == Self::Direct {
@@ -102,13 +114,14 @@ impl Contestant {
         loop {
             tries += 1;
             let listen = free_address()?;
-            let setup = Setup { folder, listen, endpoints, certificate, access_log, core };
+            let balance = if self == Self::Ewma { "peak-ewma" } else { "least-conn" };
+            let setup = Setup { folder, listen, endpoints, certificate, series, balance, core };
             let process = match self {
                 Self::Direct => bail!("nothing is started for the direct way"),
                 Self::Nginx => nginx::start(&setup),
                 Self::Haproxy => haproxy::start(&setup),
                 Self::Bare => bare::start(&setup),
-                Self::Tidegate => tidegate::start(&setup),
+                Self::Tidegate | Self::Ewma => tidegate::start(&setup),
             }?;
             let mut running = Running { contestant: self, address: listen, process: Some(process) };
             match running.answers(certificate).await {
@@ -122,7 +135,7 @@ impl Contestant {
     /// The version, for the report.
     pub(crate) fn version(self) -> Result<Option<String>> {
         let said = match self {
-            Self::Direct => return Ok(None),
+            Self::Direct | Self::Ewma => return Ok(None),
             Self::Nginx => said_by(&find("nginx")?, "-v")?.replace("nginx version: ", ""),
             Self::Haproxy => {
                 let said = said_by(&find("haproxy")?, "-v")?;

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs};
 use anyhow::Result;
 
 use super::{Setup, find};
-use crate::{certificate::HOST, process::Process};
+use crate::{certificate::HOST, options::Series, process::Process};
 
 pub(super) fn start(setup: &Setup<'_>) -> Result<Process> {
     let file = setup.folder.join("nginx.conf");
@@ -20,7 +20,7 @@ fn configuration(setup: &Setup<'_>) -> String {
     let mut servers = String::new();
     for endpoint in setup.endpoints {
         // Writing to a String never fails.
-        let _ = writeln!(servers, "        server {endpoint};");
+        let _ = writeln!(servers, "        server {endpoint}{};", server(setup.series));
     }
     let listen = setup.listen;
     let (listen, certificate) = match setup.certificate {
@@ -34,9 +34,13 @@ fn configuration(setup: &Setup<'_>) -> String {
         ),
         None => (listen.to_string(), String::new()),
     };
-    let access_log = if setup.access_log { "nginx-access.log combined" } else { "off" };
+    let access_log =
+        if setup.series == Series::Logged { "nginx-access.log combined" } else { "off" };
     // Only root may change the user, and only root must say that it doesn't.
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+    let retries = retries(setup.series);
+    // Counts over all workers need it; elsewhere it would only cost.
+    let zone = if setup.series.is_scenario() { "zone origin 256k;" } else { "" };
     format!(
         r#"daemon off;
 {user}
@@ -59,6 +63,7 @@ http {{
     keepalive_requests 1000000000;
 
     upstream origin {{
+        {zone}
         least_conn;
 {servers}
         keepalive 512;
@@ -73,6 +78,7 @@ http {{
         location / {{
             proxy_pass http://origin;
             proxy_http_version 1.1;
+            {retries}
             proxy_set_header Connection "";
             proxy_set_header Host $host;
             proxy_set_header X-Forwarded-For $remote_addr;
@@ -86,4 +92,24 @@ http {{
 }}
 "#
     )
+}
+
+/// How a server is judged and how much it gets; the free edition has neither probes nor a queue.
+fn server(series: Series) -> &'static str {
+    match series {
+        Series::Failures => " max_fails=2 fail_timeout=10s",
+        Series::Overload => " max_conns=8",
+        _ => "",
+    }
+}
+
+/// Timeouts and retries.
+fn retries(series: Series) -> &'static str {
+    match series {
+        Series::Failures => {
+            "proxy_connect_timeout 500ms;\n            proxy_read_timeout 500ms;\n            \
+             proxy_next_upstream error timeout;\n            proxy_next_upstream_tries 3;"
+        }
+        _ => "",
+    }
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use anyhow::Result;
 
 use super::Setup;
-use crate::{certificate::HOST, process::Process};
+use crate::{certificate::HOST, options::Series, process::Process};
 
 /// Built together with this bench.
 pub(super) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -55,10 +55,28 @@ upstream = "origin"
 {certificate}
 [upstreams.origin]
 endpoints = {endpoints:?}
-balance = "least-conn"
+balance = "{balance}"
+{resilience}
 "#,
-        access_log = setup.access_log,
+        balance = setup.balance,
+        resilience = resilience(setup.series),
+        access_log = setup.series == Series::Logged,
         listen = setup.listen,
         tls = setup.certificate.is_some(),
     )
+}
+
+/// What a user would set for endpoints that fail, or for one that is overloaded.
+fn resilience(series: Series) -> &'static str {
+    match series {
+        Series::Failures => {
+            r#"health_check = { path = "/healthz", interval = "1s", timeout = "500ms", unhealthy_after = 2 }
+retries = { tries = 3, on = ["connect-failure", "reset", "timeout"], per_try_timeout = "500ms" }
+timeouts = { connect = "500ms" }"#
+        }
+        Series::Overload => {
+            r#"limits = { max_requests = 8, max_waiting = 32, queue_timeout = "100ms" }"#
+        }
+        _ => "",
+    }
 }

@@ -1,6 +1,6 @@
 //! HTTP/1.1: a request in one write, an answer that must be 200 with all of its body.
 
-use std::{io, rc::Rc};
+use std::{error::Error, io, rc::Rc};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -29,10 +29,12 @@ pub(super) struct Http1 {
 }
 
 /// The head of an answer.
+#[derive(Clone, Copy)]
 struct Head {
     /// Head and body.
     length: usize,
     is_closing: bool,
+    status: u16,
 }
 
 impl Http1 {
@@ -68,15 +70,20 @@ impl Http1 {
             if head.is_none() {
                 head = parse(&self.buffer[..filled])?;
             }
-            if let Some(Head { length, is_closing }) = head
+            if let Some(Head { length, is_closing, status }) = head
                 && filled >= length
             {
                 self.is_closing = is_closing;
-                return Ok(());
+                return if status == 200 { Ok(()) } else { Err(io::Error::other(Refused(status))) };
             }
         }
     }
 }
+
+/// A whole answer that is not 200.
+#[derive(Debug, thiserror::Error)]
+#[error("status {0}")]
+struct Refused(u16);
 
 /// The head, where it is whole.
 fn parse(bytes: &[u8]) -> io::Result<Option<Head>> {
@@ -84,9 +91,6 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Head>> {
     let mut answer = httparse::Response::new(&mut fields);
     let parsed = answer.parse(bytes).map_err(io::Error::other)?;
     let httparse::Status::Complete(head) = parsed else { return Ok(None) };
-    if answer.code != Some(200) {
-        return Err(io::Error::other(format!("status {}", answer.code.unwrap_or_default())));
-    }
     let field = |name: &str| {
         let field = answer.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(field.value).ok()
@@ -94,7 +98,8 @@ fn parse(bytes: &[u8]) -> io::Result<Option<Head>> {
     let body: Option<usize> = field("content-length").and_then(|value| value.parse().ok());
     let body = body.ok_or_else(|| io::Error::other("an answer without Content-Length"))?;
     let is_closing = field("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-    Ok(Some(Head { length: head + body, is_closing }))
+    let status = answer.code.unwrap_or_default();
+    Ok(Some(Head { length: head + body, is_closing, status }))
 }
 
 /// A client that keeps its connection, and makes a new one where it was closed.
@@ -107,7 +112,11 @@ pub(super) async fn keep(mut client: Http1, connector: Rc<Connector>, shared: Rc
             client.exchange(false).await
         };
         let result = result.await;
-        client.is_closing |= result.is_err();
+        // A refusal that came whole leaves the connection as good as it was.
+        let is_whole = |error: &io::Error| {
+            error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Refused>)
+        };
+        client.is_closing |= result.as_ref().is_err_and(|error| !is_whole(error));
         shared.end(intended, result);
     }
 }

@@ -152,6 +152,7 @@ fn name(contestant: Contestant) -> &'static str {
         Contestant::Haproxy => "HAProxy",
         Contestant::Bare => "Pingora",
         Contestant::Tidegate => "Tidegate",
+        Contestant::Ewma => "peak-ewma",
     }
 }
 

@@ -16,6 +16,8 @@ const CPU_TO_BARE: f64 = 1.15;
 const HANDSHAKE_TO_NGINX: f64 = 0.95;
 /// Milliseconds that are added to p95 at 30 % load.
 const ADDED_P95_MS: f64 = 1.0;
+/// p95 over a slow endpoint, in parts of that without it.
+const SLOW_TO_EVEN: f64 = 1.3;
 /// p95 over a slow endpoint, in parts of another proxy's; so much is noise.
 const LEVEL: f64 = 1.1;
 
@@ -37,10 +39,12 @@ pub(crate) fn verdicts(series: &[SeriesResult]) -> Vec<Verdict> {
         Some(of(series, contestant)?.full.as_ref()?.cpu_seconds_per_10k.median)
     };
     let cpu = |contestant| cpu_of(Series::Plain, contestant);
-    let slow_p95 = |contestant| Some(of(Series::Slow, contestant)?.fixed.as_ref()?.p95_ms.median);
+    let ratio = |value: Option<f64>, to: Option<f64>| Some(value? / to?);
+    let p95 = |series, contestant| Some(of(series, contestant)?.fixed.as_ref()?.p95_ms.median);
+    let slow_p95 = |contestant| p95(Series::Slow, contestant);
+    let to_even = |contestant| ratio(slow_p95(contestant), p95(Series::Even, contestant));
     let added = of(Series::Plain, Contestant::Tidegate)
         .and_then(|result| Some(result.quiet.as_ref()?.added_p95_ms.median));
-    let ratio = |value: Option<f64>, to: Option<f64>| Some(value? / to?);
     let own_cpu = cpu(Contestant::Tidegate);
     let own_p95 = slow_p95(Contestant::Tidegate);
     let handshake =
@@ -60,6 +64,26 @@ pub(crate) fn verdicts(series: &[SeriesResult]) -> Vec<Verdict> {
             "p95 with a slow endpoint / HAProxy's",
             ratio(own_p95, slow_p95(Contestant::Haproxy)),
             LEVEL,
+        ),
+        (
+            "p95 with a slow endpoint, peak-ewma / nginx's",
+            ratio(slow_p95(Contestant::Ewma), slow_p95(Contestant::Nginx)),
+            LEVEL,
+        ),
+        (
+            "p95 with a slow endpoint, peak-ewma / HAProxy's",
+            ratio(slow_p95(Contestant::Ewma), slow_p95(Contestant::Haproxy)),
+            LEVEL,
+        ),
+        (
+            "p95 with a slow endpoint / without it, least-conn",
+            to_even(Contestant::Tidegate),
+            SLOW_TO_EVEN,
+        ),
+        (
+            "p95 with a slow endpoint / without it, peak-ewma",
+            to_even(Contestant::Ewma),
+            SLOW_TO_EVEN,
         ),
     ]
     .into_iter()

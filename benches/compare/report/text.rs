@@ -7,6 +7,7 @@ use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use super::Report;
 use crate::{
     contestants::Contestant,
+    scenario::Phase,
     series::{ContestantResult, SeriesResult, Spread},
 };
 
@@ -111,6 +112,23 @@ pub(crate) fn series(result: &SeriesResult) -> String {
             ])
         }),
     );
+    let phases: Vec<_> = result.phases.iter().map(phase).collect();
+    table(
+        &mut text,
+        "What came of it:",
+        &[
+            "",
+            "",
+            "offered/s",
+            "answered/s",
+            "failed in the first 2 s",
+            "failed later",
+            "p95, ms",
+            "tries a request",
+            "memory, MiB",
+        ],
+        &phases,
+    );
     for one in result.contestants.iter().filter(|one| one.failed > 0 || !one.failures.is_empty()) {
         let _ = writeln!(
             text,
@@ -121,6 +139,20 @@ pub(crate) fn series(result: &SeriesResult) -> String {
         );
     }
     text
+}
+
+fn phase(phase: &Phase) -> Vec<String> {
+    vec![
+        phase.title.clone(),
+        phase.contestant.to_string(),
+        thousands(phase.offered_per_second, 0),
+        thousands(phase.answered_per_second, 0),
+        phase.failed_early.to_string(),
+        phase.failed_later.to_string(),
+        thousands(phase.p95_ms, 1),
+        format!("{:.2}", phase.amplification),
+        format!("{:.1}", phase.memory_mib),
+    ]
 }
 
 /// A figure of a proxy; the direct way has none.
