@@ -22,8 +22,9 @@ use crate::telemetry::logging::Logging;
 pub use self::{
     server::AdminServer,
     status::{
-        CertificateOrigin, CertificateStatus, ConfigurationStatus, EndpointStatus, HealthStatus,
-        ListenerStatus, NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        CertificateOrigin, CertificateStatus, ConfigurationStatus, EjectionStatus, EndpointStatus,
+        HealthStatus, ListenerStatus, NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status,
+        UpstreamStatus,
     },
     token::{Token, TokenError},
 };

@@ -97,6 +97,15 @@ pub struct UpstreamStatus {
     pub name: String,
     /// How a request finds its endpoint.
     pub balance: String,
+    /// How many endpoints are healthy and not ejected.
+    #[serde(default)]
+    pub in_service: usize,
+    /// Whether all are used, because too few are healthy. Only with `panic_threshold`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub panic: Option<bool>,
+    /// Whether fewer than `stable_min` are in service. Only where that is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub below_stable_min: Option<bool>,
     /// Its endpoints, by address.
     pub endpoints: Vec<EndpointStatus>,
     /// Host names and services among them, as they are written.
@@ -122,7 +131,19 @@ pub struct EndpointStatus {
     pub address: String,
     /// Its share of the requests, relative to the others.
     pub weight: u32,
-    /// Whether it takes requests.
+    /// Lower ones go first.
+    #[serde(default)]
+    pub priority: u32,
+    /// Where it stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// That outlier detection keeps it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ejected: Option<EjectionStatus>,
+    /// Its part of its weight, from 0 to 1, while it starts slowly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<f64>,
+    /// What its probes say.
     pub health: HealthStatus,
     /// Since when.
     pub since: Option<String>,
@@ -140,6 +161,17 @@ pub struct EndpointStatus {
     /// Those that it failed, by how; without those that never happened.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub faults: BTreeMap<String, u64>,
+}
+
+/// An ejection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EjectionStatus {
+    /// Why: the label of the metric.
+    pub reason: String,
+    /// Since when.
+    pub since: String,
+    /// From when on a probe can bring the endpoint back.
+    pub until: String,
 }
 
 /// The health of an endpoint.

@@ -256,13 +256,20 @@ fn upstreams(status: &Status, now: Timestamp) -> String {
             ]);
         }
         for endpoint in &upstream.endpoints {
+            // Where the probes say that it is unhealthy, that is the reason it gets nothing.
+            let ejected =
+                endpoint.ejected.as_ref().filter(|_| endpoint.health != HealthStatus::Unhealthy);
+            let (word, since) = match ejected {
+                Some(ejected) => ("ejected", Some(&ejected.since)),
+                None => (endpoint.health.word(), endpoint.since.as_ref()),
+            };
             table.row([
                 upstream.name.clone(),
                 upstream.balance.clone(),
                 endpoint.address.clone(),
                 endpoint.weight.to_string(),
-                endpoint.health.word().to_owned(),
-                endpoint.since.as_deref().map_or_else(|| "-".to_owned(), |at| ago(at, now)),
+                word.to_owned(),
+                since.map_or_else(|| "-".to_owned(), |at| ago(at, now)),
                 endpoint.in_flight.to_string(),
                 endpoint.requests.to_string(),
                 endpoint.last_error.clone().unwrap_or_default(),

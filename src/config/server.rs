@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Cidr, HumanDuration, KeyPath, ListenAddress, Problems, SecretSource, defaults};
+use crate::types::{
+    Cidr, HumanDuration, KeyPath, ListenAddress, Name, Problems, SecretSource, defaults,
+};
 
 /// `[server]`: the process.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -20,6 +22,8 @@ pub struct RawServer {
     /// `shared`: one work-stealing runtime. `per-core`: one single-threaded runtime a thread, each with its own socket (`SO_REUSEPORT`). Not changed by a reload.
     #[schemars(extend("default" = "shared"))]
     pub workers: Option<WorkerLayout>,
+    /// Where the edge stands: endpoints of this `zone` are preferred.
+    pub zone: Option<Name>,
     /// Whose `X-Forwarded-*` and `Forwarded` headers are believed, and on listeners with
     /// `proxy_protocol = true` whose PROXY headers: networks of the proxies in front of the edge.
     pub trusted_proxies: Vec<Cidr>,

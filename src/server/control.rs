@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     admin::{
-        CertificateOrigin, CertificateStatus, ConfigurationStatus, Control, EndpointStatus,
-        HealthStatus, ListenerStatus, NameStatus, Readiness, ReloadOutcome, ReloadStatus,
-        RenewalOutcome, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        CertificateOrigin, CertificateStatus, ConfigurationStatus, Control, EjectionStatus,
+        EndpointStatus, HealthStatus, ListenerStatus, NameStatus, Readiness, ReloadOutcome,
+        ReloadStatus, RenewalOutcome, RouteStatus, SiteStatus, Status, UpstreamStatus,
     },
     snapshot::{Site, Snapshot},
     telemetry::{
         logging::Logging,
-        metrics::{CertificateSample, EndpointSample, RouteStats},
+        metrics::{CertificateSample, EndpointSample, RouteStats, Samples, UpstreamSample},
         rfc3339,
     },
     tls::CertificateSource,
@@ -83,9 +83,13 @@ impl Control for AdminControl {
     fn metrics(&self) -> String {
         let core = &self.0;
         let snapshot = core.snapshot.load();
-        let endpoints: Vec<EndpointSample> =
-            snapshot.upstreams.iter().flat_map(|upstream| samples(upstream.status())).collect();
-        let certificates: Vec<CertificateSample> = snapshot
+        let mut samples = Samples::default();
+        for upstream in &snapshot.upstreams {
+            let status = upstream.status();
+            samples.upstreams.push(upstream_sample(&status));
+            samples.endpoints.extend(endpoint_samples(status));
+        }
+        samples.certificates = snapshot
             .sites
             .iter()
             .filter_map(|site| {
@@ -101,7 +105,7 @@ impl Control for AdminControl {
                 })
             })
             .collect();
-        core.live.metrics.render(&endpoints, &certificates)
+        core.live.metrics.render(&samples)
     }
 
     fn renew(&self, site: &str) -> RenewalOutcome {
@@ -216,6 +220,14 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
     let endpoint = |endpoint: upstream::EndpointStatus| EndpointStatus {
         address: endpoint.address,
         weight: endpoint.weight,
+        priority: endpoint.priority,
+        zone: endpoint.zone.map(|zone| zone.to_string()),
+        ejected: endpoint.ejected.map(|ejected| EjectionStatus {
+            reason: ejected.reason.label().to_owned(),
+            since: rfc3339(unix_time(ejected.since)),
+            until: rfc3339(unix_time(ejected.until)),
+        }),
+        slow_start: endpoint.slow_start.map(|share| f64::from(share) / 1e3),
         health: match endpoint.health {
             Verdict::Healthy => HealthStatus::Healthy,
             Verdict::Unhealthy => HealthStatus::Unhealthy,
@@ -240,6 +252,9 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
             Balance::RoundRobin => "round-robin".to_owned(),
             Balance::LeastConn => "least-conn".to_owned(),
         },
+        in_service: status.service.in_service,
+        panic: status.service.is_panicking,
+        below_stable_min: status.service.is_below_stable_min,
         endpoints: status.endpoints.into_iter().map(endpoint).collect(),
         names: status
             .names
@@ -253,7 +268,15 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
     }
 }
 
-fn samples(status: upstream::UpstreamStatus) -> impl Iterator<Item = EndpointSample> {
+fn upstream_sample(status: &upstream::UpstreamStatus) -> UpstreamSample {
+    UpstreamSample {
+        upstream: status.name.clone(),
+        is_panicking: status.service.is_panicking,
+        is_below_stable_min: status.service.is_below_stable_min,
+    }
+}
+
+fn endpoint_samples(status: upstream::UpstreamStatus) -> impl Iterator<Item = EndpointSample> {
     let upstream = status.name;
     status.endpoints.into_iter().filter_map(move |endpoint| {
         Some(EndpointSample {
@@ -263,6 +286,8 @@ fn samples(status: upstream::UpstreamStatus) -> impl Iterator<Item = EndpointSam
             in_flight: endpoint.in_flight as u64,
             requests: endpoint.requests,
             faults: endpoint.faults.iter().collect(),
+            is_ejected: endpoint.ejected.is_some(),
+            ejections: endpoint.ejections,
         })
     })
 }

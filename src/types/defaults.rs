@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{ByteSize, HumanDuration};
+use super::{ByteSize, HumanDuration, Percent};
 
 macro_rules! number {
     ($n:literal) => {
@@ -85,6 +85,28 @@ pub const UNHEALTHY_AFTER: NonZeroU32 = number!(3);
 pub const HEALTHY_AFTER: NonZeroU32 = number!(2);
 /// Share of the interval by which probes are spread, in percent.
 pub const HEALTH_JITTER_PERCENT: u64 = 20;
+
+/// An endpoint that came back or joined gets its whole share after this.
+pub const SLOW_START: HumanDuration = HumanDuration::from_secs(10);
+/// The own zone is preferred while at least this share of its weight gets requests.
+pub const ZONE_THRESHOLD: Percent = Percent::whole(50);
+
+/// Failed tries in a row that eject an endpoint.
+pub const CONSECUTIVE_FAILURES: NonZeroU32 = number!(3);
+/// The share of the endpoints that may be ejected at once.
+pub const MAX_EJECTED: Percent = Percent::whole(50);
+/// The first ejection.
+pub const EJECTION: HumanDuration = HumanDuration::from_secs(10);
+/// The longest ejection.
+pub const MAX_EJECTION: HumanDuration = HumanDuration::from_secs(300);
+/// Endpoints' failures and times are compared so often.
+pub const OUTLIER_INTERVAL: HumanDuration = HumanDuration::from_secs(10);
+/// Requests that a comparison needs.
+pub const OUTLIER_MIN_REQUESTS: NonZeroU32 = number!(50);
+/// How much larger an outlier's share of failures is.
+pub const FAILURE_DIFFERENCE: Percent = Percent::whole(20);
+/// By how much an endpoint that is too slow is slower than the others.
+pub const LATENCY_FLOOR: HumanDuration = HumanDuration::from_millis(50);
 
 /// One question to one name server.
 pub const DNS_TIMEOUT: HumanDuration = HumanDuration::from_secs(2);

@@ -16,6 +16,11 @@ impl Percent {
     /// All of it.
     pub const ALL: Self = Self(100 * ONE);
 
+    /// Whole percents; more than 100 are 100.
+    pub const fn whole(percent: u8) -> Self {
+        Self(if percent > 100 { 100 } else { percent as u32 } * ONE)
+    }
+
     /// Millionths of the whole.
     pub const fn millionths(self) -> u32 {
         self.0

@@ -6,7 +6,11 @@ use super::raw::{
     Balance, HealthCheckKind, RawEndpoint, RawHealthCheck, RawHealthCheckTable, RawProxyProtocol,
     RawStatuses, RawTimeouts, RawUpstream, UpstreamProtocol,
 };
-use super::tls_config::UpstreamTlsConfig;
+use super::{
+    eligibility_config::EligibilityConfig,
+    outlier::{OutlierConfig, RawOutlierDetection},
+    tls_config::UpstreamTlsConfig,
+};
 use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
 
 /// The highest weight of an endpoint.
@@ -32,6 +36,10 @@ pub struct UpstreamConfig {
     pub tls: Option<UpstreamTlsConfig>,
     /// The active health check.
     pub health_check: Option<HealthCheckConfig>,
+    /// Who gets requests.
+    pub eligibility: EligibilityConfig,
+    /// Ejection learned from traffic.
+    pub outlier_detection: Option<OutlierConfig>,
     /// Timeouts; a route may set its own.
     pub timeouts: Timeouts,
     /// Tries in all, 1 to [`MAX_TRIES`].
@@ -51,6 +59,26 @@ pub struct EndpointConfig {
     pub address: EndpointAddress,
     /// Its share; 0 takes it out.
     pub weight: u32,
+    /// Lower ones go first.
+    pub priority: u32,
+    /// Where it stands.
+    pub zone: Option<Name>,
+}
+
+impl EndpointConfig {
+    fn of(raw: &RawEndpoint) -> Self {
+        match raw {
+            RawEndpoint::Address(address) => {
+                Self { address: address.clone(), weight: 1, priority: 0, zone: None }
+            }
+            RawEndpoint::Table(table) => Self {
+                address: table.address.clone(),
+                weight: table.weight.unwrap_or(1),
+                priority: table.priority.unwrap_or(0),
+                zone: table.zone.clone(),
+            },
+        }
+    }
 }
 
 /// An active health check with every default filled in. Two equal ones share their probes' state.
@@ -169,6 +197,15 @@ impl RawUpstream {
                 }
                 (mine, theirs) => mine.clone().or_else(|| theirs.clone()),
             },
+            outlier_detection: RawOutlierDetection::or(
+                self.outlier_detection.as_ref(),
+                base.outlier_detection.as_ref(),
+            ),
+            slow_start: self.slow_start.or(base.slow_start),
+            panic_threshold: self.panic_threshold.or(base.panic_threshold),
+            when_none_healthy: self.when_none_healthy.or(base.when_none_healthy),
+            stable_min: self.stable_min.or(base.stable_min),
+            zone_threshold: self.zone_threshold.or(base.zone_threshold),
             timeouts: match (self.timeouts, base.timeouts) {
                 (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
                 (mine, theirs) => mine.or(theirs),
@@ -220,6 +257,12 @@ impl RawUpstream {
                 path,
                 problems,
             ),
+            eligibility: EligibilityConfig::of(self),
+            outlier_detection: RawOutlierDetection::parse(
+                self.outlier_detection.as_ref(),
+                &path.key("outlier_detection"),
+                problems,
+            ),
             timeouts: timeouts.over(Timeouts::default()),
             tries,
             host,
@@ -249,10 +292,7 @@ impl RawUpstream {
         let mut endpoints: Vec<EndpointConfig> = Vec::with_capacity(raw.len());
         let mut seen = std::collections::HashMap::new();
         for (i, endpoint) in raw.iter().enumerate() {
-            let (address, weight) = match endpoint {
-                RawEndpoint::Address(address) => (address.clone(), 1),
-                RawEndpoint::Table(table) => (table.address.clone(), table.weight.unwrap_or(1)),
-            };
+            let EndpointConfig { address, weight, priority, zone } = EndpointConfig::of(endpoint);
             if let (EndpointAddress::Srv(_), RawEndpoint::Table(table)) = (&address, endpoint)
                 && table.weight.is_some()
             {
@@ -274,7 +314,7 @@ impl RawUpstream {
                     .related(path.index(first), "first here");
                 continue;
             }
-            endpoints.push(EndpointConfig { address, weight });
+            endpoints.push(EndpointConfig { address, weight, priority, zone });
         }
         if !endpoints.is_empty() && endpoints.iter().all(|e| e.weight == 0) {
             problems.error(&path, "every endpoint has the weight 0, so that none gets a request");
@@ -343,6 +383,25 @@ impl RawUpstream {
             unhealthy_after: table.unhealthy_after.unwrap_or(defaults::UNHEALTHY_AFTER).get(),
             port: table.port,
         })
+    }
+}
+
+impl HealthCheckConfig {
+    /// One that only connects, and shakes hands where the upstream has TLS.
+    pub(super) fn connecting(timeout: Duration) -> Self {
+        Self {
+            kind: HealthCheckKind::Tcp,
+            path: "/".to_owned(),
+            host: None,
+            expect_status: Vec::new(),
+            expect_body: None,
+            grpc_service: String::new(),
+            interval: defaults::HEALTH_INTERVAL.0,
+            timeout,
+            healthy_after: 1,
+            unhealthy_after: 1,
+            port: None,
+        }
     }
 }
 

@@ -1,14 +1,20 @@
 //! Who of a set may get requests now, and with which weight.
 //!
-//! Built anew when a verdict or a discovered set changes, never by a request: a pick reads one pointer to it.
+//! Built anew when a verdict, an ejection, a step of a slow start, or a discovered set changes, never by a request: a pick reads one
+//! pointer to it. The rules stand in `selection.rs`, slow start in `ramp.rs`.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use super::{
     balance::Chooser,
+    config::UpstreamConfig,
     health::Verdict,
     member::{Candidate, Member},
-    raw::Balance,
+    ramp,
+    selection::{Row, Selection, Standing, select},
 };
 
 /// The endpoints that may get requests now.
@@ -20,28 +26,53 @@ pub(super) struct Eligible {
     pub(super) is_healthy: bool,
     /// Whether the upstream has any endpoint, healthy or not.
     pub(super) is_known: bool,
+    /// Whether they are all there are, because too few are healthy.
+    pub(super) is_panicking: bool,
+    /// How many nothing speaks against.
+    pub(super) in_service: usize,
+    /// Whether some are ejected.
+    pub(super) has_ejected: bool,
+    /// When the next step of a slow start is due.
+    pub(super) next_step: Option<Instant>,
 }
 
 impl Eligible {
-    /// The healthy ones, or where there are none, those of which nothing is known.
-    pub(super) fn of(members: &[Arc<Member>], balance: Balance) -> Self {
-        let mut healthy = Vec::with_capacity(members.len());
-        let mut unknown = Vec::new();
-        for member in members.iter().filter(|member| member.weight > 0) {
-            let candidate = || Candidate { member: Arc::clone(member), weight: member.weight };
-            match member.verdict() {
-                Verdict::Healthy => healthy.push(candidate()),
-                Verdict::Unknown => unknown.push(candidate()),
-                Verdict::Unhealthy => {}
-            }
-        }
-        let is_healthy = !healthy.is_empty();
-        let candidates = if is_healthy { healthy } else { unknown };
+    /// Those that the rules of `config` choose.
+    pub(super) fn of(members: &[Arc<Member>], config: &UpstreamConfig, now: Instant) -> Self {
+        let weighty: Vec<&Arc<Member>> =
+            members.iter().filter(|member| member.weight > 0).collect();
+        let rows: Vec<Row> = weighty.iter().map(|member| row(member, config)).collect();
+        let Selection { chosen, is_panicking, is_healthy, in_service } =
+            select(&rows, &config.eligibility);
+        let chosen = chosen.into_iter().filter_map(|index| weighty.get(index).copied());
+        let steps: Vec<_> = chosen
+            .map(|member| {
+                let step = member.endpoint.ramp.step(config.eligibility.slow_start, now);
+                (member, step)
+            })
+            .collect();
+        // Weights are whole numbers: while somebody has a part of its own, all are counted in thousandths.
+        let unit = if steps.iter().any(|(_, step)| step.thousandths < ramp::WHOLE) {
+            1
+        } else {
+            ramp::WHOLE
+        };
+        let candidates: Vec<Candidate> = steps
+            .iter()
+            .map(|(member, step)| Candidate {
+                member: Arc::clone(member),
+                weight: (member.weight * step.thousandths / unit).max(1),
+            })
+            .collect();
         Self {
-            chooser: Chooser::new(balance, &candidates),
+            next_step: steps.iter().filter_map(|(_, step)| step.until).min(),
+            chooser: Chooser::new(config.balance, &candidates),
             candidates,
             is_healthy,
             is_known: !members.is_empty(),
+            is_panicking,
+            in_service,
+            has_ejected: members.iter().any(|member| member.endpoint.is_ejected()),
         }
     }
 
@@ -54,5 +85,22 @@ impl Eligible {
         let index =
             self.chooser.choose(&self.candidates, turns, |candidate| is_open(&candidate.member))?;
         self.candidates.get(index).map(|candidate| &candidate.member)
+    }
+}
+
+/// What the rules look at.
+fn row(member: &Member, config: &UpstreamConfig) -> Row {
+    let is_ejected = config.outlier_detection.is_some() && member.endpoint.is_ejected();
+    let own_zone = config.eligibility.own_zone.as_ref();
+    Row {
+        standing: match member.verdict() {
+            Verdict::Unhealthy => Standing::Unhealthy,
+            _ if is_ejected => Standing::Ejected,
+            Verdict::Unknown => Standing::Unknown,
+            Verdict::Healthy => Standing::Healthy,
+        },
+        weight: member.weight,
+        priority: member.priority,
+        is_own_zone: own_zone.is_some() && member.zone.as_ref() == own_zone,
     }
 }

@@ -5,18 +5,25 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use crate::{
-    telemetry::metrics::Fault,
+    telemetry::metrics::{EjectionReason, Fault},
     types::{ClientNetwork, EndpointAddress, Name},
 };
 
-use super::{config::MAX_TRIES, keep_alive::Announced, latency::Latency};
+use super::{
+    config::MAX_TRIES,
+    keep_alive::Announced,
+    latency::Latency,
+    live_upstream::LiveUpstream,
+    outlier::{Ejection, Observed, Out, OutlierConfig},
+    ramp::Ramp,
+};
 
 /// The next endpoint's number.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
@@ -36,6 +43,16 @@ pub struct Endpoint {
     /// Failed tries, by [`Fault`].
     faults: [AtomicU64; Fault::COUNT],
     latency: Latency,
+    /// What is alive of its upstream, once it is in a set.
+    live_upstream: OnceLock<Arc<LiveUpstream>>,
+    /// What outlier detection has seen of it.
+    pub(super) observed: Observed,
+    ejection: Mutex<Ejection>,
+    /// What the ejection says, for requests and sets.
+    is_ejected: AtomicBool,
+    ejections: [AtomicU64; EjectionReason::COUNT],
+    /// Since when it starts slowly.
+    pub(super) ramp: Ramp,
     announced: Announced,
     /// It was offered HTTP/2 and took HTTP/1.1.
     took_http1: AtomicBool,
@@ -52,6 +69,12 @@ impl Endpoint {
             streams: AtomicUsize::new(0),
             faults: Default::default(),
             latency: Latency::default(),
+            live_upstream: OnceLock::new(),
+            observed: Observed::default(),
+            ejection: Mutex::default(),
+            is_ejected: AtomicBool::new(false),
+            ejections: Default::default(),
+            ramp: Ramp::default(),
             requests: AtomicU64::new(0),
             announced: Announced::new(),
             took_http1: AtomicBool::new(false),
@@ -89,8 +112,16 @@ impl Endpoint {
     }
 
     /// Takes the time from the beginning of a try to the head of its answer.
-    pub(super) fn answered_after(&self, after: Duration, now: Instant) {
+    pub(super) fn answered_after(
+        &self,
+        after: Duration,
+        network: Option<ClientNetwork>,
+        now: Instant,
+    ) {
         self.latency.observe(after, now);
+        if let Some(upstream) = self.live_upstream.get() {
+            self.observed.answered_after(&upstream.outliers, after, network);
+        }
     }
 
     /// How long it takes to answer, on an average of the last seconds; zero where that is not known.
@@ -99,11 +130,86 @@ impl Endpoint {
     }
 
     /// Takes what became of a try.
-    pub(super) fn judge(&self, outcome: Result<(), Fault>, _network: Option<ClientNetwork>) {
-        let Err(fault) = outcome else { return };
-        if let Some(count) = self.faults.get(fault as usize) {
+    pub(super) fn judge(&self, outcome: Result<(), Fault>, network: Option<ClientNetwork>) {
+        if let Err(fault) = outcome
+            && let Some(count) = self.faults.get(fault as usize)
+        {
             count.fetch_add(1, Ordering::Relaxed);
         }
+        let Some(upstream) = self.live_upstream.get() else { return };
+        // What ends while it is out was begun before.
+        if !self.is_ejected() && self.observed.judge(&upstream.outliers, outcome, network) {
+            upstream.suspect(self, Instant::now());
+        }
+    }
+
+    /// A set has it. Whether it is the first one.
+    pub(super) fn join(&self, upstream: &Arc<LiveUpstream>) -> bool {
+        self.live_upstream.set(Arc::clone(upstream)).is_ok()
+    }
+
+    /// Whether outlier detection keeps it out.
+    pub fn is_ejected(&self) -> bool {
+        self.is_ejected.load(Ordering::Relaxed)
+    }
+
+    /// Why and for how long it is out.
+    pub(super) fn out(&self) -> Option<Out> {
+        self.ejection().out()
+    }
+
+    /// Ejections since it is known.
+    pub fn ejections(&self, reason: EjectionReason) -> u64 {
+        self.ejections.get(reason as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Ejects it; says for how long at least.
+    pub(super) fn eject(
+        &self,
+        reason: EjectionReason,
+        settings: &OutlierConfig,
+        now: Instant,
+    ) -> Duration {
+        let time = self.ejection().eject(reason, settings, now);
+        self.is_ejected.store(true, Ordering::Relaxed);
+        if let Some(count) = self.ejections.get(reason as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        time
+    }
+
+    /// Where its time is over and nobody asks already: the number to answer [`Self::probed`] with.
+    pub(super) fn begin_probe(&self, now: Instant) -> Option<u64> {
+        self.ejection().begin_probe(now)
+    }
+
+    /// A probe has ended. Whether it brought the endpoint back; else the next begins after `pause`.
+    pub(super) fn probed(&self, number: u64, is_well: bool, pause: Duration, now: Instant) -> bool {
+        let is_back = self.ejection().probed(number, is_well, pause, now);
+        if is_back {
+            self.is_back(now);
+        }
+        is_back
+    }
+
+    /// Takes it back without a probe. Whether it was out.
+    pub(super) fn take_back(&self, now: Instant) -> bool {
+        let was_out = self.ejection().take_back(now);
+        if was_out {
+            self.is_back(now);
+        }
+        was_out
+    }
+
+    /// It begins anew, and slowly.
+    fn is_back(&self, now: Instant) {
+        self.observed.forget();
+        self.ramp.start(now);
+        self.is_ejected.store(false, Ordering::Relaxed);
+    }
+
+    fn ejection(&self) -> MutexGuard<'_, Ejection> {
+        self.ejection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tries it has been given since it is known.

@@ -135,6 +135,11 @@ impl Health {
         &self.watchers
     }
 
+    /// What it asks.
+    pub(super) fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
     /// The present verdict.
     pub(super) fn verdict(&self) -> Verdict {
         self.lock().verdict

@@ -21,6 +21,7 @@ use super::{
     dns_config::DnsConfig,
     endpoint::Endpoint,
     health::Health,
+    keeper::Keeper,
     live_tls::{LiveTls, LiveTlsKey},
     live_upstream::LiveUpstream,
     raw::UpstreamProtocol,
@@ -55,6 +56,8 @@ pub struct Live {
     names: Registry<EndpointAddress, AddressSet>,
     upstreams: Registry<Name, LiveUpstream>,
     tls: Registry<LiveTlsKey, LiveTls>,
+    /// Does what time does to all of them.
+    keeper: Arc<Keeper>,
 }
 
 impl std::fmt::Debug for Live {
@@ -68,6 +71,7 @@ impl Live {
     /// [`Self::configure`] says otherwise.
     pub fn new(handle: Handle, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
+            keeper: Keeper::start(&handle),
             handle,
             resolver: Arc::new(SharedResolver::new(DnsConfig::default(), metrics)),
             endpoints: Registry::new(),
@@ -123,6 +127,10 @@ impl Live {
 
     pub(super) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    pub(super) fn keeper(&self) -> &Keeper {
+        &self.keeper
     }
 
     pub(super) fn endpoint(&self, upstream: &Name, address: EndpointAddress) -> Arc<Endpoint> {

@@ -1,6 +1,11 @@
 //! One endpoint in the set of one generation: its weight there, how to connect to it, its health under the set's check.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::types::Name;
 
 use super::{
     endpoint::Endpoint,
@@ -15,6 +20,10 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<Endpoint>,
     /// As configured, or as its records in DNS say.
     pub(super) weight: u32,
+    /// Lower ones go first.
+    pub(super) priority: u32,
+    /// Where it stands.
+    pub(super) zone: Option<Name>,
     /// The name its address was resolved from.
     pub(super) host: Option<Arc<str>>,
     pub(super) template: Arc<PeerTemplate>,
@@ -22,17 +31,31 @@ pub(super) struct Member {
     pub(super) tls: Option<Arc<EndpointTls>>,
     /// `None` without a health check. The guard keeps the probes running.
     pub(super) health: Option<(Arc<Health>, Arc<TaskGuard>)>,
+    /// Its last verdict, other than unknown, was that it is not healthy.
+    pub(super) was_unhealthy: AtomicBool,
 }
 
 impl Member {
     pub(super) fn verdict(&self) -> Verdict {
         self.health.as_ref().map_or(Verdict::Healthy, |(health, _)| health.verdict())
     }
+
+    /// Whether it has become healthy after it was not, since this was asked for the last time.
+    pub(super) fn take_recovery(&self) -> bool {
+        match self.verdict() {
+            Verdict::Unhealthy => {
+                self.was_unhealthy.store(true, Ordering::Relaxed);
+                false
+            }
+            Verdict::Healthy => self.was_unhealthy.swap(false, Ordering::Relaxed),
+            Verdict::Unknown => false,
+        }
+    }
 }
 
 /// A member that may get requests now.
 pub(super) struct Candidate {
     pub(super) member: Arc<Member>,
-    /// Its share at present; never 0.
+    /// Its share at present; never 0. Of all candidates in the same unit: whole weights, or thousandths while one starts slowly.
     pub(super) weight: u32,
 }

@@ -1,7 +1,8 @@
 //! Upstreams: named sets of endpoints, how a request finds one of them, and what is known of each.
 //!
 //! On the request path: [`Upstream::pick`] (`set.rs`, `eligible.rs`, `balance/`) and [`Picked`] (`picked.rs`), once a try. Everything
-//! else runs beside it: probes (`health.rs`, `probe.rs`), discovery (`discovery.rs`, `dns.rs`, `srv.rs`).
+//! else runs beside it: probes (`health.rs`, `probe.rs`), discovery (`discovery.rs`, `dns.rs`, `srv.rs`), and the keeper
+//! (`keeper.rs`) of what the traffic shows (`outlier/`).
 //! An upstream belongs to a snapshot; what is alive of it (`live.rs`) outlives it. A pick never waits and never looks up a name.
 
 mod answers;
@@ -12,6 +13,7 @@ mod connect;
 mod discovery;
 mod dns;
 mod dns_config;
+mod eligibility_config;
 mod eligible;
 mod endpoint;
 mod for_certificates;
@@ -19,17 +21,21 @@ mod grpc_health;
 mod health;
 mod judged;
 mod keep_alive;
+mod keeper;
 mod latency;
 mod live;
 mod live_tls;
 mod live_upstream;
 mod member;
+mod outlier;
 mod peer;
 mod picked;
 mod probe;
+mod ramp;
 mod raw;
 mod resolver;
 mod secured;
+mod selection;
 mod set;
 mod srv;
 mod status;
@@ -55,11 +61,13 @@ pub use connect::{EndpointStream, connect};
 pub use discovery::{Discovered, DiscoveredEndpoint, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::Dns;
 pub use dns_config::{DnsConfig, RawDns};
+pub use eligibility_config::{EligibilityConfig, WhenNoneHealthy};
 pub use endpoint::{Endpoint, InFlight, Tried};
 pub use health::Verdict;
 pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
 pub use keep_alive::parse_keep_alive;
 pub use live::Live;
+pub use outlier::{OutlierConfig, RawOutlierDetection, RawOutlierTable};
 pub use picked::Picked;
 pub use raw::{
     Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawGrpcCheck, RawHealthCheck,
@@ -68,14 +76,14 @@ pub use raw::{
 };
 pub use resolver::SharedResolver;
 pub use srv::Srv;
-pub use status::{EndpointStatus, NameStatus, UpstreamStatus};
+pub use status::{EjectedStatus, EndpointStatus, NameStatus, ServiceStatus, UpstreamStatus};
 pub use tls_config::{
     CertificateFiles, RawUpstreamCertificate, RawUpstreamTls, RawUpstreamTlsTable,
     UpstreamTlsConfig,
 };
 pub use wish::Wish;
 
-pub use crate::telemetry::metrics::Fault;
+pub use crate::telemetry::metrics::{EjectionReason, Fault};
 use crate::types::{EndpointAddress, Problems};
 
 use self::{
@@ -213,6 +221,7 @@ impl Upstream {
         UpstreamStatus {
             name: self.config.name.clone(),
             balance: self.config.balance,
+            service: self.set.service_status(),
             endpoints: self.set.endpoint_status(),
             names: self.set.name_status(),
         }

@@ -72,7 +72,7 @@ impl Picked {
             self.in_flight.became_stream();
             self.ended();
         } else {
-            self.endpoint().answered_after(after, now);
+            self.endpoint().answered_after(after, self.network, now);
         }
     }
 

@@ -5,8 +5,10 @@ use std::num::NonZeroU32;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::tls_config::RawUpstreamTls;
-use crate::types::{EndpointAddress, HumanDuration, Name, defaults, deserialize_by_form};
+use super::{
+    eligibility_config::WhenNoneHealthy, outlier::RawOutlierDetection, tls_config::RawUpstreamTls,
+};
+use crate::types::{EndpointAddress, HumanDuration, Name, Percent, defaults, deserialize_by_form};
 
 /// `[upstreams.<name>]`: a set of endpoints with one way of balancing, health and TLS.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -28,6 +30,23 @@ pub struct RawUpstream {
     pub tls: Option<RawUpstreamTls>,
     /// Active health check: a table, or `false` for none. Without it, endpoints count as healthy.
     pub health_check: Option<RawHealthCheck>,
+    /// Outlier detection: ejects endpoints that the traffic shows to be worse than the others. A table, or `false` for none. On by default.
+    pub outlier_detection: Option<RawOutlierDetection>,
+    /// How long an endpoint that has recovered, or has joined others, takes to its whole share, in ten steps. "0s" is off.
+    #[schemars(extend("default" = defaults::SLOW_START.to_string()))]
+    pub slow_start: Option<HumanDuration>,
+    /// Where a smaller share of the endpoints is healthy and not ejected, all are used. "0%" is off.
+    #[schemars(extend("default" = "0%"))]
+    pub panic_threshold: Option<Percent>,
+    /// Where no endpoint is healthy: `fail` answers 503 at once, `try` uses all.
+    #[schemars(extend("default" = "fail"))]
+    pub when_none_healthy: Option<WhenNoneHealthy>,
+    /// With fewer endpoints that are healthy and not ejected an event is raised: log, metric, status. 0 is off.
+    #[schemars(extend("default" = 0))]
+    pub stable_min: Option<u32>,
+    /// Endpoints of `server.zone` are preferred while at least this share of their weight is healthy and not ejected.
+    #[schemars(extend("default" = defaults::ZONE_THRESHOLD.to_string()))]
+    pub zone_threshold: Option<Percent>,
     /// Timeouts towards the endpoints; a route may set its own.
     pub timeouts: Option<RawTimeouts>,
     /// When a request is tried again.
@@ -61,7 +80,7 @@ deserialize_by_form!(
     { text => Address, table => Table }
 );
 
-/// One endpoint with its weight.
+/// One endpoint with more said.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawEndpointTable {
@@ -71,6 +90,13 @@ pub struct RawEndpointTable {
     #[serde(default)]
     #[schemars(extend("default" = 1))]
     pub weight: Option<u32>,
+    /// Endpoints of a lower value go first: the next ones are added when less than half of its weight is healthy and not ejected.
+    #[serde(default)]
+    #[schemars(extend("default" = 0))]
+    pub priority: Option<u32>,
+    /// Where it stands: endpoints of `server.zone` are preferred.
+    #[serde(default)]
+    pub zone: Option<Name>,
 }
 
 /// How a request finds its endpoint.

@@ -4,9 +4,12 @@
 //! The set belongs to a snapshot and goes with it; endpoints, health, addresses and what is alive of
 //! the upstream outlive it.
 
+mod ejecting;
+mod events;
+
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak, atomic::AtomicBool},
     time::Instant,
 };
 
@@ -14,11 +17,14 @@ use arc_swap::ArcSwap;
 use rustls_pki_types::ServerName;
 use tokio::sync::watch;
 
-use crate::types::EndpointAddress;
+use crate::{
+    telemetry::metrics::EjectionReason,
+    types::{EndpointAddress, Name},
+};
 
 use super::{
     Blueprint, NoEndpoint, Picked, Wish,
-    config::EndpointConfig,
+    config::{EndpointConfig, HealthCheckConfig},
     discovery::{AddressSet, DiscoveredEndpoint},
     eligible::Eligible,
     health::{Health, Verdict},
@@ -28,7 +34,8 @@ use super::{
     member::Member,
     peer::{self, PeerTemplate},
     probe::{Probe, ProbeTls},
-    status::{EndpointStatus, Faults, NameStatus, unix_seconds},
+    ramp,
+    status::{EjectedStatus, EndpointStatus, Faults, NameStatus, unix_seconds},
     task::TaskGuard,
     tls::EndpointTls,
     watch::Watch,
@@ -40,6 +47,8 @@ struct Source {
     /// What is written, where that is a name.
     name: Option<EndpointAddress>,
     weight: u32,
+    priority: u32,
+    zone: Option<Name>,
     /// Keeps the name followed.
     _task: Arc<TaskGuard>,
 }
@@ -56,6 +65,8 @@ struct Place {
     address: EndpointAddress,
     host: Option<Arc<str>>,
     weight: u32,
+    priority: u32,
+    zone: Option<Name>,
 }
 
 impl Place {
@@ -68,7 +79,30 @@ impl Place {
             address: endpoint.address,
             host: endpoint.host.or(written),
             weight: endpoint.weight.unwrap_or(source.weight),
+            priority: source.priority,
+            zone: source.zone.clone(),
         }
+    }
+}
+
+/// What a probe needs to know.
+struct PlaceOfProbe<'a> {
+    set: &'a EndpointSet,
+    address: &'a EndpointAddress,
+    check: &'a HealthCheckConfig,
+    authority: String,
+    server_name: Option<String>,
+}
+
+impl PlaceOfProbe<'_> {
+    fn into_probe(self) -> Probe {
+        let config = &self.set.blueprint.config;
+        let tls = self.set.tls.as_ref().zip(self.server_name).and_then(|(tls, server_name)| {
+            let server_name = ServerName::try_from(server_name).ok()?;
+            Some(ProbeTls { live: Arc::clone(&tls.live), server_name })
+        });
+        Probe::new(self.check.clone(), self.address.clone(), config.protocol, tls, self.authority)
+            .announced_by(config.proxy_protocol)
     }
 }
 
@@ -101,7 +135,14 @@ impl EndpointSet {
                     EndpointAddress::Ip(_) | EndpointAddress::Unix(_) => None,
                 };
                 let task = addresses.run(live.handle());
-                Source { addresses, name, weight: endpoint.weight, _task: task }
+                Source {
+                    addresses,
+                    name,
+                    weight: endpoint.weight,
+                    priority: endpoint.priority,
+                    zone: endpoint.zone.clone(),
+                    _task: task,
+                }
             };
             let tls = blueprint.tls.as_ref().map(|loaded| {
                 let tls = live.tls(Arc::clone(loaded), blueprint.config.protocol);
@@ -121,6 +162,9 @@ impl EndpointSet {
                 progress: watch::Sender::new(()),
             }
         });
+        set.upstream.add_set(&set);
+        set.upstream.outliers.configure(set.blueprint.config.outlier_detection.as_ref());
+        live.keeper().watch(&set.blueprint.config.name, &set.upstream);
         set.changed();
         set
     }
@@ -178,6 +222,14 @@ impl EndpointSet {
                 address: member.endpoint.label().to_owned(),
                 host: member.host.as_deref().map(ToOwned::to_owned),
                 weight: member.weight,
+                priority: member.priority,
+                zone: member.zone.clone(),
+                ejected: EjectedStatus::of(&member.endpoint, now),
+                ejections: EjectionReason::ALL
+                    .iter()
+                    .map(|reason| (*reason, member.endpoint.ejections(*reason)))
+                    .collect(),
+                slow_start: Some(self.share_of(member, now)).filter(|share| *share < ramp::WHOLE),
                 health: state.as_ref().map_or(Verdict::Healthy, |state| state.verdict),
                 since: state.as_ref().map(|state| unix_seconds(state.since)),
                 last_error: last_error.as_ref().map(|(error, _)| error.to_string()),
@@ -190,6 +242,11 @@ impl EndpointSet {
             }
         };
         members.iter().map(status).collect()
+    }
+
+    fn share_of(&self, member: &Member, now: Instant) -> u32 {
+        let slow_start = self.blueprint.config.eligibility.slow_start;
+        member.endpoint.ramp.step(slow_start, now).thousandths
     }
 
     pub(super) fn name_status(&self) -> Vec<NameStatus> {
@@ -222,6 +279,8 @@ impl EndpointSet {
                 let kept = known.get(&place.address).filter(|member| {
                     member.host == place.host
                         && member.weight == place.weight
+                        && member.priority == place.priority
+                        && member.zone == place.zone
                         && member.tls.as_ref().map(Arc::as_ptr) == tls.as_ref().map(Arc::as_ptr)
                 });
                 let member = match kept {
@@ -236,7 +295,7 @@ impl EndpointSet {
 
     fn new_member(&self, place: Place, tls: Option<Arc<EndpointTls>>) -> Option<Arc<Member>> {
         let config = &self.blueprint.config;
-        let Place { address, host, weight } = place;
+        let Place { address, host, weight, priority, zone } = place;
         let made = PeerTemplate::new(config, tls.as_deref(), &address, host.as_deref());
         let template = match made {
             Ok(template) => Arc::new(template),
@@ -248,7 +307,17 @@ impl EndpointSet {
         };
         let health = self.health(&address, host.as_deref());
         let endpoint = self.live.endpoint(&config.name, address);
-        Some(Arc::new(Member { endpoint, weight, host, template, tls, health }))
+        Some(Arc::new(Member {
+            endpoint,
+            weight,
+            priority,
+            zone,
+            host,
+            template,
+            tls,
+            health,
+            was_unhealthy: AtomicBool::new(false),
+        }))
     }
 
     fn health(
@@ -258,37 +327,59 @@ impl EndpointSet {
     ) -> Option<(Arc<Health>, Arc<TaskGuard>)> {
         let config = &self.blueprint.config;
         let check = config.health_check.as_ref()?;
-        let authority = check.host.clone().unwrap_or_else(|| match (host, address) {
-            (Some(host), EndpointAddress::Ip(address)) => format!("{host}:{}", address.port()),
-            (_, EndpointAddress::Unix(_)) => "localhost".to_owned(),
-            (_, address) => address.to_string(),
-        });
-        let tls = config.tls.as_ref();
-        let server_name = tls.and_then(|tls| peer::server_name(tls, address, host));
+        let place = self.place_of_probe(address, host, check);
         let key = HealthKey {
             upstream: config.name.clone(),
             address: address.clone(),
-            authority: authority.clone(),
-            server_name: server_name.clone(),
+            authority: place.authority.clone(),
+            server_name: place.server_name.clone(),
             check: check.clone(),
             protocol: config.protocol,
             tls: config.tls.clone(),
             proxy_protocol: config.proxy_protocol,
         };
-        let probe_tls = self.tls.as_ref().zip(server_name).and_then(|(tls, server_name)| {
-            let server_name = ServerName::try_from(server_name).ok()?;
-            Some(ProbeTls { live: Arc::clone(&tls.live), server_name })
-        });
-        let health = self.live.health(key, || {
-            let probe =
-                Probe::new(check.clone(), address.clone(), config.protocol, probe_tls, authority)
-                    .announced_by(config.proxy_protocol);
-            Health::new(config.name.clone(), address.clone(), probe)
-        });
+        let health = self
+            .live
+            .health(key, || Health::new(config.name.clone(), address.clone(), place.into_probe()));
         let watcher: Weak<dyn Watch> = Weak::clone(&self.this) as Weak<dyn Watch>;
         health.watchers().add(&watcher);
         let task = health.run(self.live.handle());
         Some((health, task))
+    }
+
+    /// How an endpoint of this set is probed with a check.
+    fn place_of_probe<'a>(
+        &'a self,
+        address: &'a EndpointAddress,
+        host: Option<&str>,
+        check: &'a HealthCheckConfig,
+    ) -> PlaceOfProbe<'a> {
+        let authority = check.host.clone().unwrap_or_else(|| match (host, address) {
+            (Some(host), EndpointAddress::Ip(address)) => format!("{host}:{}", address.port()),
+            (_, EndpointAddress::Unix(_)) => "localhost".to_owned(),
+            (_, address) => address.to_string(),
+        });
+        let tls = self.blueprint.config.tls.as_ref();
+        let server_name = tls.and_then(|tls| peer::server_name(tls, address, host));
+        PlaceOfProbe { set: self, address, check, authority, server_name }
+    }
+
+    /// Endpoints that have recovered, or have joined others that serve, start slowly.
+    fn start_slowly(&self, members: &[Arc<Member>], now: Instant) {
+        let has_served = members.iter().any(|member| member.endpoint.requests() > 0);
+        for member in members {
+            let has_joined = member.endpoint.join(&self.upstream) && has_served;
+            if member.take_recovery() || has_joined {
+                member.endpoint.ramp.start(now);
+            }
+        }
+    }
+
+    /// Lists who is eligible anew, for the same members.
+    fn refresh(&self, now: Instant) {
+        let members = self.lock();
+        let eligible = Eligible::of(&members, &self.blueprint.config, now);
+        self.eligible.store(Arc::new(eligible));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
@@ -302,8 +393,11 @@ impl Watch for EndpointSet {
             // Under the lock, so that the last of two racing changes sees both.
             let mut members = self.lock();
             *members = self.build_members(&members);
-            let eligible = Eligible::of(&members, self.blueprint.config.balance);
-            self.eligible.store(Arc::new(eligible));
+            let now = Instant::now();
+            self.start_slowly(&members, now);
+            let eligible = Arc::new(Eligible::of(&members, &self.blueprint.config, now));
+            self.eligible.store(Arc::clone(&eligible));
+            self.tell(&eligible);
         }
         self.progress.send_replace(());
     }

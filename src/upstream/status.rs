@@ -1,10 +1,13 @@
 //! What the API and the metrics show of an upstream. Read now and then, never by a request.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 
-use crate::{telemetry::metrics::Fault, types::Name};
+use crate::{
+    telemetry::metrics::{EjectionReason, Fault},
+    types::Name,
+};
 
 use super::{endpoint::Endpoint, health::Verdict, raw::Balance};
 
@@ -15,11 +18,24 @@ pub struct UpstreamStatus {
     pub name: Name,
     /// How it balances.
     pub balance: Balance,
+    /// How it stands as a whole.
+    pub service: ServiceStatus,
     /// Its endpoints, those of host names resolved.
     pub endpoints: Vec<EndpointStatus>,
     /// Its host names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<NameStatus>,
+}
+
+/// How an upstream stands as a whole.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ServiceStatus {
+    /// How many endpoints nothing speaks against: neither probes nor traffic.
+    pub in_service: usize,
+    /// Whether all are used because too few are healthy. `None` without a panic threshold.
+    pub is_panicking: Option<bool>,
+    /// Whether there are fewer than there should be. `None` without `stable_min`.
+    pub is_below_stable_min: Option<bool>,
 }
 
 /// An endpoint as it is now.
@@ -32,6 +48,16 @@ pub struct EndpointStatus {
     pub host: Option<String>,
     /// Its share; 0 is out.
     pub weight: u32,
+    /// Lower ones go first.
+    pub priority: u32,
+    /// Where it stands.
+    pub zone: Option<Name>,
+    /// That outlier detection keeps it out.
+    pub ejected: Option<EjectedStatus>,
+    /// Ejections since it is known, by reason.
+    pub ejections: Vec<(EjectionReason, u64)>,
+    /// Its part of its weight, in thousandths, while it starts slowly.
+    pub slow_start: Option<u32>,
     /// What the probes say; healthy where there is no health check.
     pub health: Verdict,
     /// Since when, in seconds of Unix time. `None` without a health check.
@@ -50,6 +76,30 @@ pub struct EndpointStatus {
     pub latency: Option<Duration>,
     /// Those that it failed.
     pub faults: Faults,
+}
+
+/// An ejection as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EjectedStatus {
+    /// Why.
+    pub reason: EjectionReason,
+    /// Since when, in seconds of Unix time.
+    pub since: u64,
+    /// When it is asked whether it is well, in seconds of Unix time.
+    pub until: u64,
+}
+
+impl EjectedStatus {
+    pub(super) fn of(endpoint: &Endpoint, now: Instant) -> Option<Self> {
+        let out = endpoint.out()?;
+        let since = SystemTime::now() - now.saturating_duration_since(out.since);
+        let length = out.until.saturating_duration_since(out.since);
+        Some(Self {
+            reason: out.reason,
+            since: unix_seconds(since),
+            until: unix_seconds(since + length),
+        })
+    }
 }
 
 /// Tries that an endpoint failed since it is known, by how.

@@ -16,6 +16,10 @@ fn sample() -> Status {
     let endpoint = |address: &str, health, last_error: Option<&str>| EndpointStatus {
         address: address.into(),
         weight: 1,
+        priority: 0,
+        zone: None,
+        ejected: None,
+        slow_start: None,
         health,
         since: Some("2026-11-21T07:30:00.000Z".into()),
         last_error: last_error.map(Into::into),
@@ -63,6 +67,9 @@ fn sample() -> Status {
             UpstreamStatus {
                 name: "web".into(),
                 balance: "least-conn".into(),
+                in_service: 1,
+                panic: None,
+                below_stable_min: None,
                 endpoints: vec![
                     endpoint("10.0.0.11:8080", HealthStatus::Healthy, None),
                     endpoint("10.0.0.12:8080", HealthStatus::Unhealthy, Some("refused\x1b[2J")),
@@ -72,6 +79,9 @@ fn sample() -> Status {
             UpstreamStatus {
                 name: "none".into(),
                 balance: "x".into(),
+                in_service: 0,
+                panic: None,
+                below_stable_min: None,
                 endpoints: Vec::new(),
                 names: Vec::new(),
             },

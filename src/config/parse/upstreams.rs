@@ -104,7 +104,8 @@ impl<'a> Upstreams<'a> {
     ) {
         let mut found = Problems::new();
         let full = raw.or(&self.raw.upstream_defaults, false);
-        let config = full.parse(name, path, &mut found);
+        let mut config = full.parse(name, path, &mut found);
+        config.eligibility.own_zone.clone_from(&self.raw.server.zone);
         let defaults = KeyPath::of(&["upstream_defaults"]);
         for mut problem in found {
             let origin =

@@ -34,12 +34,13 @@ use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_cla
 pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, Fault, HandshakeFailure, HeadRefused, InjectedFault, LimitReached,
+        ConnectionRefused, EjectionReason, Fault, HandshakeFailure, HeadRefused, InjectedFault,
+        LimitReached,
         LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
-    sample::{CertificateSample, EndpointSample},
+    sample::{CertificateSample, EndpointSample, Samples, UpstreamSample},
     tunnel::{OpenTunnel, TunnelMetrics},
 };
 use super::access_log::Counters as AccessLogCounters;
@@ -353,14 +354,10 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format 0.0.4 ([`CONTENT_TYPE`]).
-    pub fn render(
-        &self,
-        endpoints: &[EndpointSample],
-        certificates: &[CertificateSample],
-    ) -> String {
+    pub fn render(&self, samples: &Samples) -> String {
         let mut families = self.registry.gather();
         families.extend(series::of_routes(self.routes.all()));
-        families.extend(sample::families(endpoints, certificates));
+        families.extend(sample::families(samples));
         // The encoder refuses a family without series.
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();

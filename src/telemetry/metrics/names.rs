@@ -103,13 +103,21 @@ definitions! {
         RETRIES: Counter "tidegate_upstream_retries_total" ["upstream"]
             "Tries after the first one.";
         ENDPOINT_HEALTHY: Gauge "tidegate_endpoint_healthy" ["upstream", "endpoint"]
-            "1 where the endpoint takes requests, else 0.";
+            "1 where probes find the endpoint healthy or nothing probes it, else 0.";
         ENDPOINT_IN_FLIGHT: Gauge "tidegate_endpoint_requests_in_flight" ["upstream", "endpoint"]
             "Requests being served by the endpoint.";
         ENDPOINT_REQUESTS: Counter "tidegate_endpoint_requests_total" ["upstream", "endpoint"]
             "Tries sent to the endpoint.";
         ENDPOINT_FAULTS: Counter "tidegate_endpoint_faults_total" ["upstream", "endpoint", "fault"]
             "Tries that the endpoint failed: what the client or the edge did is not among them.";
+        ENDPOINT_EJECTED: Gauge "tidegate_endpoint_ejected" ["upstream", "endpoint"]
+            "1 where the endpoint is ejected by outlier detection, else 0.";
+        ENDPOINT_EJECTIONS: Counter "tidegate_endpoint_ejections_total" ["upstream", "endpoint", "reason"]
+            "Ejections of the endpoint.";
+        UPSTREAM_PANIC: Gauge "tidegate_upstream_panic" ["upstream"]
+            "1 where fewer endpoints than `panic_threshold` are healthy, so that all get requests, else 0.";
+        UPSTREAM_BELOW_STABLE_MIN: Gauge "tidegate_upstream_below_stable_min" ["upstream"]
+            "1 where fewer endpoints than `stable_min` may get requests, else 0.";
         LOOK_UPS: Counter "tidegate_dns_lookups_total" ["result"]
             "Look-ups of endpoints' names by their result.";
     }
@@ -339,6 +347,17 @@ label_values! {
         CutAnswer = "cut_answer",
         /// It answered with a status of 500 to 599.
         ServerError = "server_error",
+    }
+    /// Why an endpoint was ejected.
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "snake_case")]
+    EjectionReason {
+        /// Tries failed in a row.
+        ConsecutiveFailures = "consecutive_failures",
+        /// More of its tries failed than of the others'.
+        FailureRate = "failure_rate",
+        /// It answered more slowly than the others.
+        Latency = "latency",
     }
     /// How a connection that was sent on ended.
     TunnelEnd {

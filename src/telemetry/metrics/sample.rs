@@ -1,13 +1,35 @@
-//! What the edge has at the moment of a scrape: endpoints, certificates. One that is gone leaves no series.
+//! What the edge has at the moment of a scrape: upstreams, endpoints, certificates. One that is gone leaves no series.
 
 use prometheus::Registry;
 
 use super::{
     counters, gauges,
-    names::{self, Fault},
+    names::{self, EjectionReason, Fault},
     register,
 };
 use crate::types::{EndpointAddress, Name};
+
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub struct Samples {
+    /// Upstreams.
+    pub upstreams: Vec<UpstreamSample>,
+    /// Their endpoints.
+    pub endpoints: Vec<EndpointSample>,
+    /// Certificates.
+    pub certificates: Vec<CertificateSample>,
+}
+
+/// An upstream at the moment of a scrape.
+#[derive(Clone, Debug)]
+pub struct UpstreamSample {
+    /// Its name.
+    pub upstream: Name,
+    /// All its endpoints are used, because too few are healthy. `None` without a panic threshold.
+    pub is_panicking: Option<bool>,
+    /// It has fewer endpoints than it should have. `None` where no number is stated.
+    pub is_below_stable_min: Option<bool>,
+}
 
 /// An endpoint at the moment of a scrape.
 #[derive(Clone, Debug)]
@@ -24,6 +46,10 @@ pub struct EndpointSample {
     pub requests: u64,
     /// Those that it failed, by how.
     pub faults: Vec<(Fault, u64)>,
+    /// Outlier detection keeps it out.
+    pub is_ejected: bool,
+    /// Ejections so far, by reason.
+    pub ejections: Vec<(EjectionReason, u64)>,
 }
 
 /// A certificate at the moment of a scrape.
@@ -44,17 +70,28 @@ pub struct CertificateSample {
 }
 
 /// The families whose series are as many as there are samples.
-pub(super) fn families(
-    endpoints: &[EndpointSample],
-    certificates: &[CertificateSample],
-) -> Vec<prometheus::proto::MetricFamily> {
+pub(super) fn families(samples: &Samples) -> Vec<prometheus::proto::MetricFamily> {
     let scrape = Registry::new();
     let healthy = register(&scrape, gauges(&names::ENDPOINT_HEALTHY));
     let in_flight = register(&scrape, gauges(&names::ENDPOINT_IN_FLIGHT));
     let requests = register(&scrape, counters(&names::ENDPOINT_REQUESTS));
     let faults = register(&scrape, counters(&names::ENDPOINT_FAULTS));
+    let ejected = register(&scrape, gauges(&names::ENDPOINT_EJECTED));
+    let ejections = register(&scrape, counters(&names::ENDPOINT_EJECTIONS));
+    let panic = register(&scrape, gauges(&names::UPSTREAM_PANIC));
+    let below_stable_min = register(&scrape, gauges(&names::UPSTREAM_BELOW_STABLE_MIN));
     let not_after = register(&scrape, gauges(&names::CERTIFICATE_NOT_AFTER));
-    for sample in endpoints {
+    for sample in &samples.upstreams {
+        let upstream = [&*sample.upstream];
+        for (gauge, is_so) in
+            [(&panic, sample.is_panicking), (&below_stable_min, sample.is_below_stable_min)]
+        {
+            if let Some(is_so) = is_so {
+                gauge.with_label_values(&upstream).set(i64::from(is_so));
+            }
+        }
+    }
+    for sample in &samples.endpoints {
         let address = sample.endpoint.to_string();
         let upstream: &str = &sample.upstream;
         let labels = [upstream, &address];
@@ -67,12 +104,16 @@ pub(super) fn families(
         for (fault, count) in &sample.faults {
             faults.with_label_values(&[upstream, &address, fault.label()]).inc_by(*count);
         }
+        ejected.with_label_values(&labels).set(i64::from(sample.is_ejected));
+        for (reason, count) in &sample.ejections {
+            ejections.with_label_values(&[upstream, &address, reason.label()]).inc_by(*count);
+        }
     }
     let issued = register(&scrape, gauges(&names::CERTIFICATE_ISSUED));
     let next_renewal = register(&scrape, gauges(&names::CERTIFICATE_NEXT_RENEWAL));
     let failures = register(&scrape, counters(&names::CERTIFICATE_RENEWAL_FAILURES));
     let standing_in = register(&scrape, gauges(&names::CERTIFICATE_STANDING_IN));
-    for sample in certificates {
+    for sample in &samples.certificates {
         let site = [&*sample.site];
         let gauge = not_after.with_label_values(&site);
         let known = gauge.get();

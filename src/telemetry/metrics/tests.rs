@@ -14,6 +14,8 @@ fn sample(endpoint: &str, healthy: bool) -> EndpointSample {
         in_flight: 2,
         requests: 7,
         faults: vec![(Fault::Reset, 3)],
+        is_ejected: true,
+        ejections: vec![(EjectionReason::FailureRate, 1)],
     }
 }
 
@@ -33,7 +35,16 @@ fn every_metric_can_be_registered() {
         failures: Some(3),
         is_standing_in: Some(false),
     };
-    let text = metrics.render(&[sample("10.0.0.1:80", true)], &[certificate]);
+    let upstream = UpstreamSample {
+        upstream: "web".parse().unwrap(),
+        is_panicking: Some(true),
+        is_below_stable_min: Some(false),
+    };
+    let text = metrics.render(&Samples {
+        upstreams: vec![upstream],
+        endpoints: vec![sample("10.0.0.1:80", true)],
+        certificates: vec![certificate],
+    });
     for (_, definitions) in names::SECTIONS {
         for definition in *definitions {
             let kind = format!("# TYPE {} {}\n", definition.name, definition.kind.word());
@@ -55,12 +66,12 @@ fn a_request_is_counted_by_class_time_and_bytes() {
     let in_flight = route.started();
     let labels = r#"{route="rest",site="shop",upstream="web"}"#;
     let series = format!("tidegate_requests_in_flight{labels}");
-    assert_eq!(value(&metrics.render(&[], &[]), &series), Some(1.0));
+    assert_eq!(value(&metrics.render(&Samples::default()), &series), Some(1.0));
     route.finished(503, Duration::from_millis(30), Some(Duration::from_millis(20)), 5, 11);
     route.finished(0, Duration::from_millis(1), None, 0, 0);
     drop(in_flight);
 
-    let text = metrics.render(&[], &[]);
+    let text = metrics.render(&Samples::default());
     let requests = |class: &str| {
         let series = format!(
             r#"tidegate_requests_total{{route="rest",site="shop",status="{class}",upstream="web"}}"#
@@ -106,13 +117,13 @@ fn counters_go_on_over_a_reload_and_their_series_end_ten_minutes_after_the_last(
     drop((back, listener));
     metrics.sweep(start);
     metrics.sweep(start + Duration::from_mins(11));
-    let text = metrics.render(&[], &[]);
+    let text = metrics.render(&Samples::default());
     assert!(!text.contains("site=\"shop\""), "{text}");
     assert!(text.contains("listener=\"https\""), "an open connection holds its listener");
     drop(open);
     metrics.sweep(start + Duration::from_mins(12));
     metrics.sweep(start + Duration::from_mins(23));
-    assert!(!metrics.render(&[], &[]).contains("listener=\"https\""));
+    assert!(!metrics.render(&Samples::default()).contains("listener=\"https\""));
 }
 
 #[test]
@@ -125,7 +136,7 @@ fn listeners_count_connections_and_failures_by_reason() {
     listener.handshake(TlsVersion::Tls13);
     listener.handshake_failed(HandshakeFailure::UnknownHost);
     listener.head_refused(HeadRefused::UriTooLong);
-    let text = metrics.render(&[], &[]);
+    let text = metrics.render(&Samples::default());
     for (series, expected) in [
         (r#"tidegate_connections{listener="https"}"#, 1.0),
         (r#"tidegate_connections_total{listener="https"}"#, 2.0),
@@ -153,7 +164,7 @@ fn the_configuration_and_its_reloads_are_told() {
     metrics.refused(RequestRefused::UnknownHost);
     metrics.upstream("web").retried();
     let snapshot = metrics.snapshot();
-    let text = metrics.render(&[], &[]);
+    let text = metrics.render(&Samples::default());
     for (series, expected) in [
         ("tidegate_config_generation", 3.0),
         ("tidegate_config_in_sync", 0.0),
@@ -167,7 +178,7 @@ fn the_configuration_and_its_reloads_are_told() {
         assert_eq!(value(&text, series), Some(expected), "{series}");
     }
     drop(snapshot);
-    assert_eq!(value(&metrics.render(&[], &[]), "tidegate_config_snapshots"), Some(0.0));
+    assert_eq!(value(&metrics.render(&Samples::default()), "tidegate_config_snapshots"), Some(0.0));
 }
 
 #[test]
@@ -181,10 +192,11 @@ fn endpoints_and_certificates_leave_no_series_behind() {
         failures: None,
         is_standing_in: None,
     };
-    let text = metrics.render(
-        &[sample("10.0.0.1:80", true), sample("unix:/run/a\"b.sock", false)],
-        &[certificate(50), certificate(40)],
-    );
+    let text = metrics.render(&Samples {
+        upstreams: Vec::new(),
+        endpoints: vec![sample("10.0.0.1:80", true), sample("unix:/run/a\"b.sock", false)],
+        certificates: vec![certificate(50), certificate(40)],
+    });
     for (series, expected) in [
         (r#"tidegate_endpoint_healthy{endpoint="10.0.0.1:80",upstream="web"}"#, 1.0),
         (r#"tidegate_endpoint_healthy{endpoint="unix:/run/a\"b.sock",upstream="web"}"#, 0.0),
@@ -197,7 +209,7 @@ fn endpoints_and_certificates_leave_no_series_behind() {
     ] {
         assert_eq!(value(&text, series), Some(expected), "{series} in:\n{text}");
     }
-    assert!(!metrics.render(&[], &[]).contains("tidegate_endpoint_healthy"));
+    assert!(!metrics.render(&Samples::default()).contains("tidegate_endpoint_healthy"));
 }
 
 #[test]
@@ -205,8 +217,8 @@ fn two_edges_in_one_process_do_not_share_counters() {
     let (one, other) = (Metrics::new(), Metrics::new());
     one.refused(RequestRefused::NoRoute);
     let series = r#"tidegate_requests_refused_total{reason="no_route"}"#;
-    assert_eq!(value(&one.render(&[], &[]), series), Some(1.0));
-    assert_eq!(value(&other.render(&[], &[]), series), Some(0.0));
+    assert_eq!(value(&one.render(&Samples::default()), series), Some(1.0));
+    assert_eq!(value(&other.render(&Samples::default()), series), Some(0.0));
 }
 
 #[test]
