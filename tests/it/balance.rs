@@ -121,7 +121,7 @@ fn a_refused_connection_is_tried_on_another_endpoint_whatever_the_method() {
     dead.stop();
     let edge = Edge::start(
         &[&good, &dead],
-        "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\n",
+        "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\noutlier_detection = false\n",
     );
     edge.client().get("/").times(20).all_status(200);
     edge.client().post("/").body("abc").times(20).all_status(200);
@@ -134,7 +134,7 @@ fn a_refused_connection_is_tried_on_another_endpoint_whatever_the_method() {
 fn a_reset_before_the_head_is_tried_again_for_safe_methods_only() {
     let good = Origin::answering(200);
     let bad = RawOrigin::playing(vec![Step::Reset]);
-    let text = "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\n";
+    let text = "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\noutlier_detection = false\n";
     let edge = Edge::start(&[&good, &bad], text);
     edge.client().get("/").times(10).all_status(200);
     let before = good.requests();
