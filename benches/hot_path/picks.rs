@@ -19,11 +19,11 @@ use tokio::runtime::{Handle, Runtime};
 pub(crate) fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     let mut group = criterion.benchmark_group("pick");
-    for balance in ["round-robin", "least-conn"] {
-        for endpoints in [3, 10, 100] {
+    for balance in ["round-robin", "least-conn", "peak-ewma", "random-two", "consistent-hash"] {
+        for endpoints in [3, 10, 16, 100] {
             let upstream = upstream(runtime.handle(), balance, endpoints);
             group.bench_function(format!("{balance}/{endpoints}"), |bencher| {
-                bencher.iter(|| upstream.pick(black_box(&Wish::default())).unwrap());
+                bencher.iter(|| upstream.pick(black_box(&a_wish())).unwrap());
             });
             group.bench_function(format!("{balance}/{endpoints}/2_threads"), |bencher| {
                 bencher.iter_custom(|picks| on_two_threads(&upstream, picks));
@@ -39,6 +39,11 @@ pub(crate) fn bench(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// A request with a key, which only consistent hashing looks at.
+fn a_wish() -> Wish {
+    Wish { hash: Some(fastrand::u64(..)), ..Wish::default() }
+}
+
 /// How long both threads took for `picks` each.
 fn on_two_threads(upstream: &Upstream, picks: u64) -> Duration {
     let barrier = Barrier::new(2);
@@ -46,7 +51,7 @@ fn on_two_threads(upstream: &Upstream, picks: u64) -> Duration {
         barrier.wait();
         let start = Instant::now();
         for _ in 0..picks {
-            black_box(upstream.pick(&Wish::default()).unwrap());
+            black_box(upstream.pick(&a_wish()).unwrap());
         }
         start.elapsed()
     };
@@ -57,7 +62,11 @@ fn on_two_threads(upstream: &Upstream, picks: u64) -> Duration {
 }
 
 fn upstream(handle: &Handle, balance: &str, endpoints: usize) -> Arc<Upstream> {
-    let mut text = format!("balance = \"{balance}\"\nendpoints = [");
+    let mut text = format!("balance = \"{balance}\"\n");
+    if balance == "consistent-hash" {
+        text.push_str("hash = { path = true }\n");
+    }
+    text.push_str("endpoints = [");
     for i in 0..endpoints {
         write!(text, "\"192.0.2.{}:80\",", i + 1).unwrap();
     }

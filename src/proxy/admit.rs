@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 
 use super::{
     body_pace::BodyPace, context::RequestContext, endpoint, failure::Failure, patience,
-    tries::Exchange,
+    tries::Exchange, wish,
 };
 use crate::{
     snapshot::{Forward, Route},
@@ -40,6 +40,7 @@ pub(super) fn admit(
     tries.exchange = exchange;
     tries.max_body_bytes = (!is_grpc_upstream).then_some(route.max_body_bytes);
     tries.wish.network = ctx.client.address.map(ClientNetwork::of);
+    wish::read(session, ctx);
     if exchange == Exchange::WebSocket || is_grpc_upstream {
         // Silence of the client is no fault either.
         session.set_read_timeout(Some(forward.timeouts.stream_idle));

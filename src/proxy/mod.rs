@@ -27,6 +27,7 @@ mod tries;
 mod tunnel;
 mod upgrade;
 mod watchdog;
+mod wish;
 
 use std::{sync::Arc, time::Duration};
 

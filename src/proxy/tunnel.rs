@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     connection::Ending,
     pump::{PumpEnd, pump},
+    wish,
 };
 use crate::{
     snapshot::Tunnel,
@@ -108,6 +109,7 @@ async fn take_endpoint(
     let config = tunnel.upstream.config();
     let mut wish = Wish {
         network: record.client.map(|client| ClientNetwork::of(client.ip())),
+        hash: wish::hash_of_client(config, record.client.map(|client| client.ip())),
         ..Wish::default()
     };
     loop {

@@ -251,6 +251,9 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
         balance: match status.balance {
             Balance::RoundRobin => "round-robin".to_owned(),
             Balance::LeastConn => "least-conn".to_owned(),
+            Balance::PeakEwma => "peak-ewma".to_owned(),
+            Balance::RandomTwo => "random-two".to_owned(),
+            Balance::ConsistentHash => "consistent-hash".to_owned(),
         },
         in_service: status.service.in_service,
         panic: status.service.is_panicking,

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{ByteSize, HumanDuration, Percent};
+use super::{ByteSize, HumanDuration, MaxLoad, Percent};
 
 macro_rules! number {
     ($n:literal) => {
@@ -74,6 +74,9 @@ pub const TCP_KEEP_ALIVE: HumanDuration = HumanDuration::from_secs(60);
 pub const POOL_IDLE: HumanDuration = HumanDuration::from_secs(30);
 /// Tries of one request, the first included.
 pub const TRIES: NonZeroU32 = number!(2);
+
+/// What an endpoint may have of the average load per weight, with consistent hashing.
+pub const MAX_LOAD: MaxLoad = MaxLoad::of_percent(125);
 
 /// Between two probes of one endpoint.
 pub const HEALTH_INTERVAL: HumanDuration = HumanDuration::from_secs(5);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::hash_config::HashConfig;
 use super::raw::{
     Balance, HealthCheckKind, RawEndpoint, RawHealthCheck, RawHealthCheckTable, RawProxyProtocol,
     RawStatuses, RawTimeouts, RawUpstream, UpstreamProtocol,
@@ -30,6 +31,8 @@ pub struct UpstreamConfig {
     pub endpoints: Vec<EndpointConfig>,
     /// How a request finds its endpoint.
     pub balance: Balance,
+    /// The key of a request, for consistent hashing.
+    pub hash: Option<HashConfig>,
     /// The protocol spoken to the endpoints.
     pub protocol: UpstreamProtocol,
     /// TLS to the endpoints.
@@ -186,6 +189,11 @@ impl RawUpstream {
             endpoints: self.endpoints.clone().or(inherited),
             like: self.like.clone(),
             balance: self.balance.or(base.balance),
+            // An inherited key goes with its balance.
+            hash: match (&self.hash, self.balance) {
+                (None, Some(other)) if other != Balance::ConsistentHash => None,
+                (mine, _) => mine.clone().or_else(|| base.hash.clone()),
+            },
             protocol: self.protocol.or(base.protocol),
             tls: match (&self.tls, &base.tls) {
                 (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
@@ -250,6 +258,7 @@ impl RawUpstream {
             path: path.clone(),
             endpoints,
             balance: self.balance.unwrap_or_default(),
+            hash: self.parse_hash(path, problems),
             protocol,
             tls,
             health_check: self.parse_health_check(

@@ -11,10 +11,12 @@ use std::{
 use super::{
     balance::Chooser,
     config::UpstreamConfig,
+    endpoint::Endpoint,
     health::Verdict,
     member::{Candidate, Member},
     ramp,
     selection::{Row, Selection, Standing, select},
+    wish::Wish,
 };
 
 /// The endpoints that may get requests now.
@@ -66,7 +68,7 @@ impl Eligible {
             .collect();
         Self {
             next_step: steps.iter().filter_map(|(_, step)| step.until).min(),
-            chooser: Chooser::new(config.balance, &candidates),
+            chooser: Chooser::new(config.balance, config.hash.as_ref(), &candidates),
             candidates,
             is_healthy,
             is_known: !members.is_empty(),
@@ -76,14 +78,14 @@ impl Eligible {
         }
     }
 
-    /// The next one of those that `is_open` lets through.
+    /// The one that `wish` asks for, or the next one, of those that `is_open` lets through.
     pub(super) fn choose(
         &self,
+        wish: &Wish,
         turns: &AtomicU64,
-        is_open: impl Fn(&Member) -> bool,
+        is_open: impl Fn(&Endpoint) -> bool,
     ) -> Option<&Arc<Member>> {
-        let index =
-            self.chooser.choose(&self.candidates, turns, |candidate| is_open(&candidate.member))?;
+        let index = self.chooser.choose(wish.hash, turns, is_open)?;
         self.candidates.get(index).map(|candidate| &candidate.member)
     }
 }

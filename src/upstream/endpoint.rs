@@ -19,7 +19,7 @@ use crate::{
 use super::{
     config::MAX_TRIES,
     keep_alive::Announced,
-    latency::Latency,
+    latency::{Estimate, Latency},
     live_upstream::LiveUpstream,
     outlier::{Ejection, Observed, Out, OutlierConfig},
     ramp::Ramp,
@@ -36,13 +36,9 @@ pub struct Endpoint {
     upstream: Name,
     address: EndpointAddress,
     label: Box<str>,
-    in_flight: AtomicUsize,
-    /// Those in flight that are long streams.
-    streams: AtomicUsize,
-    requests: AtomicU64,
+    load: Load,
     /// Failed tries, by [`Fault`].
     faults: [AtomicU64; Fault::COUNT],
-    latency: Latency,
     /// What is alive of its upstream, once it is in a set.
     live_upstream: OnceLock<Arc<LiveUpstream>>,
     /// What outlier detection has seen of it.
@@ -58,6 +54,17 @@ pub struct Endpoint {
     took_http1: AtomicBool,
 }
 
+/// What a pick reads and counts, on a cache line of its own: among a hundred endpoints it is one look at each.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Load {
+    in_flight: AtomicUsize,
+    /// Those in flight that are long streams.
+    streams: AtomicUsize,
+    requests: AtomicU64,
+    latency: Latency,
+}
+
 impl Endpoint {
     pub(super) fn new(upstream: Name, address: EndpointAddress) -> Self {
         Self {
@@ -65,17 +72,14 @@ impl Endpoint {
             upstream,
             label: address.to_string().into_boxed_str(),
             address,
-            in_flight: AtomicUsize::new(0),
-            streams: AtomicUsize::new(0),
+            load: Load::default(),
             faults: Default::default(),
-            latency: Latency::default(),
             live_upstream: OnceLock::new(),
             observed: Observed::default(),
             ejection: Mutex::default(),
             is_ejected: AtomicBool::new(false),
             ejections: Default::default(),
             ramp: Ramp::default(),
-            requests: AtomicU64::new(0),
             announced: Announced::new(),
             took_http1: AtomicBool::new(false),
         }
@@ -98,12 +102,12 @@ impl Endpoint {
 
     /// Tries that are with it now, long streams too.
     pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
+        self.load.in_flight.load(Ordering::Relaxed)
     }
 
     /// Those in flight that are WebSockets, event streams, gRPC streams, or connections that are sent on.
     pub fn streams(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.load.streams.load(Ordering::Relaxed)
     }
 
     /// Tries that failed so since it is known.
@@ -118,7 +122,7 @@ impl Endpoint {
         network: Option<ClientNetwork>,
         now: Instant,
     ) {
-        self.latency.observe(after, now);
+        self.load.latency.observe(after, now);
         if let Some(upstream) = self.live_upstream.get() {
             self.observed.answered_after(&upstream.outliers, after, network);
         }
@@ -126,7 +130,12 @@ impl Endpoint {
 
     /// How long it takes to answer, on an average of the last seconds; zero where that is not known.
     pub fn latency(&self, now: Instant) -> Duration {
-        self.latency.estimate(now)
+        self.load.latency.estimate(now)
+    }
+
+    /// The same, so many nanoseconds after the epoch of latencies; `None` before the first answer.
+    pub(super) fn estimate(&self, now: u64) -> Option<Estimate> {
+        self.load.latency.read(now)
     }
 
     /// Takes what became of a try.
@@ -214,7 +223,7 @@ impl Endpoint {
 
     /// Tries it has been given since it is known.
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.load.requests.load(Ordering::Relaxed)
     }
 
     /// Takes what a response said about keeping the connection: the parsed `Keep-Alive` field, or `None` without one.
@@ -249,8 +258,8 @@ pub struct InFlight {
 
 impl InFlight {
     pub(super) fn start(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.in_flight.fetch_add(1, Ordering::Relaxed);
-        endpoint.requests.fetch_add(1, Ordering::Relaxed);
+        endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        endpoint.load.requests.fetch_add(1, Ordering::Relaxed);
         Self { endpoint, is_stream: false }
     }
 
@@ -262,7 +271,7 @@ impl InFlight {
     /// From now on it counts as a connection, not as a request that takes long.
     pub(super) fn became_stream(&mut self) {
         if !std::mem::replace(&mut self.is_stream, true) {
-            self.endpoint.streams.fetch_add(1, Ordering::Relaxed);
+            self.endpoint.load.streams.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -270,9 +279,9 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if self.is_stream {
-            self.endpoint.streams.fetch_sub(1, Ordering::Relaxed);
+            self.endpoint.load.streams.fetch_sub(1, Ordering::Relaxed);
         }
-        self.endpoint.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,7 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    eligibility_config::WhenNoneHealthy, outlier::RawOutlierDetection, tls_config::RawUpstreamTls,
+    eligibility_config::WhenNoneHealthy, hash_config::RawHash, outlier::RawOutlierDetection,
+    tls_config::RawUpstreamTls,
 };
 use crate::types::{EndpointAddress, HumanDuration, Name, Percent, defaults, deserialize_by_form};
 
@@ -23,6 +24,9 @@ pub struct RawUpstream {
     /// How a request finds its endpoint.
     #[schemars(extend("default" = "least-conn"))]
     pub balance: Option<Balance>,
+    /// The key of a request, for `balance = "consistent-hash"`: `{ header = "x-user" }`, `{ cookie = "user" }`, `{ query = "user" }`,
+    /// `{ path = true }` or `{ client_address = true }`. A request without it goes anywhere.
+    pub hash: Option<RawHash>,
     /// The protocol spoken to the endpoints.
     #[schemars(extend("default" = "http1"))]
     pub protocol: Option<UpstreamProtocol>,
@@ -108,6 +112,12 @@ pub enum Balance {
     /// The one with the fewest requests in flight per weight; ties at random.
     #[default]
     LeastConn,
+    /// The one that would answer soonest, by how long it took of late and the requests it has in flight.
+    PeakEwma,
+    /// The one with fewer requests in flight per weight of two drawn at random by weight.
+    RandomTwo,
+    /// The one that the request's key belongs to (`hash`), while its load is within bounds.
+    ConsistentHash,
 }
 
 /// The protocol spoken to endpoints.

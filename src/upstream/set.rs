@@ -173,12 +173,12 @@ impl EndpointSet {
     pub(super) fn pick(&self, wish: &Wish) -> Result<Picked, NoEndpoint> {
         let eligible = self.eligible.load();
         let turns = &self.upstream.turns;
-        let untried = eligible.choose(turns, |member| !wish.tried.contains(&member.endpoint));
-        // Rather a tried one again than none.
-        let member = if untried.is_none() && !wish.tried.is_empty() {
-            eligible.choose(turns, |_| true)
+        let member = if wish.tried.is_empty() {
+            eligible.choose(wish, turns, |_| true)
         } else {
-            untried
+            let untried = eligible.choose(wish, turns, |endpoint| !wish.tried.contains(endpoint));
+            // Rather a tried one again than none.
+            untried.or_else(|| eligible.choose(wish, turns, |_| true))
         };
         match member {
             Some(member) => Ok(Picked::new(

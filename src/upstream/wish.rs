@@ -8,6 +8,8 @@ use crate::types::ClientNetwork;
 pub struct Wish {
     /// Those that the request has tried.
     pub tried: Tried,
+    /// The hash of its key, where it has one and its upstream asks for it.
+    pub hash: Option<u64>,
     /// Where its client is, as far as it is known.
     pub network: Option<ClientNetwork>,
 }

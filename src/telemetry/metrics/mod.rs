@@ -35,8 +35,7 @@ pub use self::{
     listener::{ListenerMetrics, OpenConnection},
     names::{
         ConnectionRefused, EjectionReason, Fault, HandshakeFailure, HeadRefused, InjectedFault,
-        LimitReached,
-        LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
+        LimitReached, LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
