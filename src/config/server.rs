@@ -16,6 +16,9 @@ pub struct RawServer {
     /// Where certificates, the last good configuration and other state are kept. Not changed by a reload.
     #[schemars(extend("default" = defaults::STATE_DIR))]
     pub state_dir: Option<PathBuf>,
+    /// What replicas have in common, at least 16 bytes: their sticky cookies are the same with it. Taken anew at each reload. Without it a
+    /// secret of this edge's own is made once and kept in the state directory.
+    pub shared_secret: Option<SecretSource>,
     /// Threads of the data plane. Not changed by a reload.
     #[schemars(extend("default" = "the number of cores"))]
     pub threads: Option<NonZeroU32>,
@@ -83,6 +86,8 @@ pub struct RawAdmin {
 pub struct ServerConfig {
     /// Where state is kept.
     pub state_dir: PathBuf,
+    /// Where the secret of all replicas is read from.
+    pub shared_secret: Option<SecretSource>,
     /// Threads of the data plane; `None` is the number of cores.
     pub threads: Option<u32>,
     /// How workers are laid out.
@@ -137,6 +142,7 @@ impl RawServer {
                 .clone()
                 .or_else(from_systemd)
                 .unwrap_or_else(|| defaults::STATE_DIR.into()),
+            shared_secret: self.shared_secret.clone(),
             threads: self.threads.map(NonZeroU32::get),
             workers: self.workers.unwrap_or_default(),
             trusted_proxies: self.trusted_proxies.clone(),

@@ -24,6 +24,7 @@ use super::{
     forward::{self, Forwarding},
     respond,
     tries::Exchange,
+    wish,
 };
 use crate::{framing::check_fields, snapshot::Target, upstream::parse_keep_alive};
 
@@ -230,6 +231,7 @@ pub(super) fn response_head(
     if !is_upgrade {
         strip_hop_by_hop(response);
     }
+    wish::set_cookie(response, ctx);
     respond::edit(response, ctx);
     if let Some(connection) = &ctx.connection {
         if connection.is_draining() {

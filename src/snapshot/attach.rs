@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
     route::HostTable,
+    state::EdgeSecret,
     telemetry::{AccessLog, AccessLogConfig, metrics::Metrics},
     tls::TlsLive,
     types::Name,
@@ -36,6 +37,9 @@ pub struct Live {
     pub tls: Arc<TlsLive>,
     generation: AtomicU64,
     access_log: Mutex<Option<(AccessLogConfig, Arc<AccessLog>)>>,
+    pub(super) state_dir: PathBuf,
+    /// The secret of this edge alone, once it was needed.
+    pub(super) own_secret: Mutex<Option<EdgeSecret>>,
 }
 
 /// Why a blueprint could not be attached.
@@ -63,6 +67,8 @@ impl Live {
             tls: TlsLive::new(state_dir, control),
             generation: AtomicU64::new(0),
             access_log: Mutex::new(None),
+            state_dir: state_dir.to_owned(),
+            own_secret: Mutex::new(None),
         }
     }
 
@@ -89,6 +95,7 @@ impl Live {
         }
         // Nothing can fail from here on.
         self.upstreams.configure(&config.dns);
+        self.key_sticky_cookies(&config, blueprint.shared_secret);
         self.tls.acme().configure(&config.acme);
         let upstreams: Vec<_> = blueprint
             .upstreams

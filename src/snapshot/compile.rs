@@ -6,7 +6,10 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{HeaderValue, StatusCode};
 
-use super::site::{StaticAnswer, StaticBody};
+use super::{
+    secret,
+    site::{StaticAnswer, StaticBody},
+};
 use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
     policy::{Chain, Fault, Headers, Kind, Policy},
@@ -14,6 +17,7 @@ use crate::{
         MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, Rewrite, RouteConfig, RouteRule,
         RouteTable, TargetConfig, Template,
     },
+    state::EdgeSecret,
     tls::{self, CertificateHeader, TlsBlueprint},
     types::{KeyPath, Name, Problems},
     upstream::{self, Timeouts},
@@ -35,6 +39,8 @@ pub struct Blueprint {
     pub config: Arc<Config>,
     pub(super) sites: Vec<SiteBlueprint>,
     pub(super) upstreams: Vec<upstream::Blueprint>,
+    /// What replicas have in common.
+    pub(super) shared_secret: Option<EdgeSecret>,
 }
 
 #[derive(Debug)]
@@ -89,6 +95,7 @@ pub fn compile(
     for site in &config.sites {
         sites.extend(compile_site(config, site, &indices, &policies, leniency, &mut found));
     }
+    let shared_secret = secret::read_shared(config, &mut found);
     let has_errors = found.has_errors();
     problems.extend(found);
     if has_errors {
@@ -98,6 +105,7 @@ pub fn compile(
         config: config.clone(),
         sites,
         upstreams: upstreams.into_iter().flatten().collect(),
+        shared_secret,
     })
 }
 

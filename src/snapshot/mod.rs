@@ -5,6 +5,7 @@
 
 mod attach;
 mod compile;
+mod secret;
 mod site;
 mod tunnel;
 

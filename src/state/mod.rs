@@ -3,10 +3,12 @@
 //! The values themselves live in their feature (`upstream`, `policy`, `tls`, `rollout`). Nothing here is touched by a request.
 
 pub mod archive;
+mod edge_secret;
 mod registry;
 mod secret;
 mod store;
 
+pub use edge_secret::{EdgeSecret, EdgeSecretError, MIN_SHARED_SECRET};
 pub use registry::Registry;
 pub use secret::{SecretError, read_secret};
 pub use store::{Mode, StoreError, read_versioned, write_atomically, write_versioned};

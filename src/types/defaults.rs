@@ -78,6 +78,9 @@ pub const TRIES: NonZeroU32 = number!(2);
 /// What an endpoint may have of the average load per weight, with consistent hashing.
 pub const MAX_LOAD: MaxLoad = MaxLoad::of_percent(125);
 
+/// The cookie of sticky sessions is not for scripts.
+pub const STICKY_HTTP_ONLY: bool = true;
+
 /// Between two probes of one endpoint.
 pub const HEALTH_INTERVAL: HumanDuration = HumanDuration::from_secs(5);
 /// One probe.

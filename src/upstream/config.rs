@@ -10,6 +10,7 @@ use super::raw::{
 use super::{
     eligibility_config::EligibilityConfig,
     outlier::{OutlierConfig, RawOutlierDetection},
+    sticky_config::StickyConfig,
     tls_config::UpstreamTlsConfig,
 };
 use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
@@ -33,6 +34,8 @@ pub struct UpstreamConfig {
     pub balance: Balance,
     /// The key of a request, for consistent hashing.
     pub hash: Option<HashConfig>,
+    /// The cookie that keeps a client at one endpoint.
+    pub sticky: Option<StickyConfig>,
     /// The protocol spoken to the endpoints.
     pub protocol: UpstreamProtocol,
     /// TLS to the endpoints.
@@ -194,6 +197,7 @@ impl RawUpstream {
                 (None, Some(other)) if other != Balance::ConsistentHash => None,
                 (mine, _) => mine.clone().or_else(|| base.hash.clone()),
             },
+            sticky: self.sticky.clone().or_else(|| base.sticky.clone()),
             protocol: self.protocol.or(base.protocol),
             tls: match (&self.tls, &base.tls) {
                 (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
@@ -259,6 +263,7 @@ impl RawUpstream {
             endpoints,
             balance: self.balance.unwrap_or_default(),
             hash: self.parse_hash(path, problems),
+            sticky: self.parse_sticky(path, problems),
             protocol,
             tls,
             health_check: self.parse_health_check(

@@ -16,6 +16,7 @@ use super::{
     member::{Candidate, Member},
     ramp,
     selection::{Row, Selection, Standing, select},
+    sticky::{StickyKey, StickyTable, StickyValue},
     wish::Wish,
 };
 
@@ -24,6 +25,8 @@ use super::{
 pub(super) struct Eligible {
     candidates: Vec<Candidate>,
     chooser: Chooser,
+    /// Where the upstream has sticky sessions.
+    sticky: Option<StickyTable>,
     /// Whether they are known to be healthy, and not only the best there is.
     pub(super) is_healthy: bool,
     /// Whether the upstream has any endpoint, healthy or not.
@@ -40,7 +43,12 @@ pub(super) struct Eligible {
 
 impl Eligible {
     /// Those that the rules of `config` choose.
-    pub(super) fn of(members: &[Arc<Member>], config: &UpstreamConfig, now: Instant) -> Self {
+    pub(super) fn of(
+        members: &[Arc<Member>],
+        config: &UpstreamConfig,
+        key: Option<&StickyKey>,
+        now: Instant,
+    ) -> Self {
         let weighty: Vec<&Arc<Member>> =
             members.iter().filter(|member| member.weight > 0).collect();
         let rows: Vec<Row> = weighty.iter().map(|member| row(member, config)).collect();
@@ -66,7 +74,9 @@ impl Eligible {
                 weight: (member.weight * step.thousandths / unit).max(1),
             })
             .collect();
+        let sticky = config.sticky.as_ref().and(key);
         Self {
+            sticky: sticky.map(|key| StickyTable::new(key, &config.name, &candidates)),
             next_step: steps.iter().filter_map(|(_, step)| step.until).min(),
             chooser: Chooser::new(config.balance, config.hash.as_ref(), &candidates),
             candidates,
@@ -78,15 +88,22 @@ impl Eligible {
         }
     }
 
-    /// The one that `wish` asks for, or the next one, of those that `is_open` lets through.
+    /// The one that `wish` asks for, or the next one, of those that `is_open` lets through; with the value of its cookie.
     pub(super) fn choose(
         &self,
         wish: &Wish,
         turns: &AtomicU64,
         is_open: impl Fn(&Endpoint) -> bool,
-    ) -> Option<&Arc<Member>> {
-        let index = self.chooser.choose(wish.hash, turns, is_open)?;
-        self.candidates.get(index).map(|candidate| &candidate.member)
+    ) -> Option<(&Arc<Member>, Option<StickyValue>)> {
+        let known = self.sticky.as_ref().zip(wish.sticky.as_ref());
+        let index = known
+            .and_then(|(table, value)| table.find(value))
+            .filter(|index| {
+                self.candidates.get(*index).is_some_and(|one| is_open(&one.member.endpoint))
+            })
+            .or_else(|| self.chooser.choose(wish.hash, turns, is_open))?;
+        let sticky = self.sticky.as_ref().and_then(|table| table.value(index));
+        self.candidates.get(index).map(|candidate| (&candidate.member, sticky))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
 use crate::{
@@ -28,6 +29,7 @@ use super::{
     resolver::SharedResolver,
     set::EndpointSet,
     srv::Srv,
+    sticky::StickyKey,
     tls::EndpointTls,
     tls_config::UpstreamTlsConfig,
 };
@@ -58,6 +60,7 @@ pub struct Live {
     tls: Registry<LiveTlsKey, LiveTls>,
     /// Does what time does to all of them.
     keeper: Arc<Keeper>,
+    sticky_key: ArcSwapOption<StickyKey>,
 }
 
 impl std::fmt::Debug for Live {
@@ -79,6 +82,7 @@ impl Live {
             names: Registry::new(),
             upstreams: Registry::new(),
             tls: Registry::new(),
+            sticky_key: ArcSwapOption::empty(),
         })
     }
 
@@ -90,6 +94,15 @@ impl Live {
     /// Takes the settings for look-ups.
     pub fn configure(&self, dns: &DnsConfig) {
         self.resolver.configure(dns);
+    }
+
+    /// Takes the key of sticky cookies. Without one no upstream is sticky. Sets that are there keep the old one until they change.
+    pub fn set_sticky_key(&self, key: StickyKey) {
+        self.sticky_key.store(Some(Arc::new(key)));
+    }
+
+    pub(super) fn sticky_key(&self) -> Option<Arc<StickyKey>> {
+        self.sticky_key.load_full()
     }
 
     /// Makes an upstream of a compiled configuration: finds its state, starts probes and look-ups that do not run yet.

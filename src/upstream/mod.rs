@@ -40,6 +40,8 @@ mod selection;
 mod set;
 mod srv;
 mod status;
+mod sticky;
+mod sticky_config;
 mod task;
 mod tls;
 mod tls_config;
@@ -79,6 +81,8 @@ pub use raw::{
 pub use resolver::SharedResolver;
 pub use srv::Srv;
 pub use status::{EjectedStatus, EndpointStatus, NameStatus, ServiceStatus, UpstreamStatus};
+pub use sticky::{StickyKey, StickyValue};
+pub use sticky_config::{RawSticky, RawStickyTable, SameSite, StickyConfig};
 pub use tls_config::{
     CertificateFiles, RawUpstreamCertificate, RawUpstreamTls, RawUpstreamTlsTable,
     UpstreamTlsConfig,

@@ -15,6 +15,7 @@ use super::{
     config::Timeouts,
     endpoint::{Endpoint, InFlight},
     peer::PeerTemplate,
+    sticky::StickyValue,
 };
 use crate::{telemetry::metrics::Fault, types::ClientNetwork};
 
@@ -25,6 +26,8 @@ pub struct Picked {
     template: Arc<PeerTemplate>,
     /// Where the client of the try is.
     network: Option<ClientNetwork>,
+    /// The value of the endpoint's cookie, where the upstream has sticky sessions.
+    sticky: Option<StickyValue>,
     status: Option<StatusCode>,
     is_told: bool,
 }
@@ -34,11 +37,13 @@ impl Picked {
         endpoint: Arc<Endpoint>,
         template: Arc<PeerTemplate>,
         network: Option<ClientNetwork>,
+        sticky: Option<StickyValue>,
     ) -> Self {
         Self {
             in_flight: InFlight::start(endpoint),
             template,
             network,
+            sticky,
             status: None,
             is_told: false,
         }
@@ -47,6 +52,11 @@ impl Picked {
     /// The endpoint.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         self.in_flight.endpoint()
+    }
+
+    /// The value of its cookie, where the upstream has sticky sessions.
+    pub fn sticky(&self) -> Option<StickyValue> {
+        self.sticky
     }
 
     /// Its address as text, for logs and metrics.

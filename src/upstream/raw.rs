@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     eligibility_config::WhenNoneHealthy, hash_config::RawHash, outlier::RawOutlierDetection,
-    tls_config::RawUpstreamTls,
+    sticky_config::RawSticky, tls_config::RawUpstreamTls,
 };
 use crate::types::{EndpointAddress, HumanDuration, Name, Percent, defaults, deserialize_by_form};
 
@@ -27,6 +27,9 @@ pub struct RawUpstream {
     /// The key of a request, for `balance = "consistent-hash"`: `{ header = "x-user" }`, `{ cookie = "user" }`, `{ query = "user" }`,
     /// `{ path = true }` or `{ client_address = true }`. A request without it goes anywhere.
     pub hash: Option<RawHash>,
+    /// Sticky sessions: a signed cookie keeps a client at one endpoint while that may get requests, whatever `balance` says;
+    /// `false` for none.
+    pub sticky: Option<RawSticky>,
     /// The protocol spoken to the endpoints.
     #[schemars(extend("default" = "http1"))]
     pub protocol: Option<UpstreamProtocol>,

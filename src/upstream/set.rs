@@ -181,10 +181,11 @@ impl EndpointSet {
             untried.or_else(|| eligible.choose(wish, turns, |_| true))
         };
         match member {
-            Some(member) => Ok(Picked::new(
+            Some((member, sticky)) => Ok(Picked::new(
                 Arc::clone(&member.endpoint),
                 Arc::clone(&member.template),
                 wish.network,
+                sticky,
             )),
             None if !eligible.is_known => Err(NoEndpoint::NoneKnown),
             None => Err(NoEndpoint::NoneHealthy),
@@ -378,7 +379,8 @@ impl EndpointSet {
     /// Lists who is eligible anew, for the same members.
     fn refresh(&self, now: Instant) {
         let members = self.lock();
-        let eligible = Eligible::of(&members, &self.blueprint.config, now);
+        let key = self.live.sticky_key();
+        let eligible = Eligible::of(&members, &self.blueprint.config, key.as_deref(), now);
         self.eligible.store(Arc::new(eligible));
     }
 
@@ -395,7 +397,9 @@ impl Watch for EndpointSet {
             *members = self.build_members(&members);
             let now = Instant::now();
             self.start_slowly(&members, now);
-            let eligible = Arc::new(Eligible::of(&members, &self.blueprint.config, now));
+            let key = self.live.sticky_key();
+            let config = &self.blueprint.config;
+            let eligible = Arc::new(Eligible::of(&members, config, key.as_deref(), now));
             self.eligible.store(Arc::clone(&eligible));
             self.tell(&eligible);
         }
