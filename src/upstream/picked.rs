@@ -104,7 +104,10 @@ impl Picked {
     }
 
     /// Keeps only the count: for a long stream, which must not hold its generation's settings.
-    pub fn into_in_flight(self) -> InFlight {
+    ///
+    /// Where nothing was told of the try, it was a connection that is sent on: that it was made is all there is to judge.
+    pub fn into_in_flight(mut self) -> InFlight {
+        self.tell(Ok(()));
         let mut in_flight = self.in_flight;
         in_flight.became_stream();
         in_flight

@@ -440,3 +440,54 @@ async fn before_the_first_answer_there_is_no_endpoint_and_no_wait() {
     upstream.probed().await;
     assert_eq!(upstream.pick(&Wish::default()).unwrap_err(), NoEndpoint::NoneKnown);
 }
+
+/// The endpoint with this address, picked.
+fn pick_at(upstream: &Upstream, label: &str) -> Picked {
+    let mut wish = Wish::default();
+    loop {
+        let picked = upstream.pick(&wish).unwrap();
+        if picked.endpoint_label() == label {
+            return picked;
+        }
+        wish.tried.add(picked.endpoint());
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_sent_on_ends_a_run_of_failures() {
+    let live = Live::new(Handle::current(), Metrics::new());
+    let upstream = attach(&live, r#"endpoints = ["10.0.0.1:80", "10.0.0.2:80"]"#);
+    let ejected = || upstream.status().endpoints[1].ejected.is_some();
+    let fail = || pick_at(&upstream, "10.0.0.2:80").failed(Fault::Connect);
+    (0..2).for_each(|_| fail());
+    drop(pick_at(&upstream, "10.0.0.2:80").into_in_flight());
+    (0..2).for_each(|_| fail());
+    assert!(!ejected());
+    fail();
+    assert!(ejected());
+    assert_eq!(counts(&upstream, 20), HashMap::from([("10.0.0.1:80".to_owned(), 20)]));
+}
+
+#[tokio::test]
+async fn only_the_newest_set_judges_and_all_see_the_ejection() {
+    let live = Live::new(Handle::current(), Metrics::new());
+    let text = r#"endpoints = ["10.0.0.1:80", "10.0.0.2:80"]"#;
+    let (old, new) =
+        (attach(&live, text), attach(&live, &format!("{text}\noutlier_detection = false")));
+    for _ in 0..10 {
+        pick_at(&old, "10.0.0.2:80").failed(Fault::Connect);
+    }
+    assert!(old.status().endpoints[1].ejected.is_none(), "what is in force detects nothing");
+    let newest = attach(&live, text);
+    for _ in 0..3 {
+        pick_at(&old, "10.0.0.2:80").failed(Fault::Connect);
+    }
+    for upstream in [&old, &newest] {
+        assert_eq!(counts(upstream, 20).len(), 1);
+    }
+    assert_eq!(counts(&new, 200).len(), 2, "whose settings know no ejections");
+    // One that never came into force leaves the one before it in charge.
+    drop(new);
+    drop(attach(&live, text));
+    assert!(newest.status().endpoints[1].ejected.is_some());
+}

@@ -19,7 +19,7 @@ pub(super) const SLOTS: usize = 64;
 
 /// A run of failures speaks against the endpoint when it would come by chance, at the siblings' present rate of failures,
 /// with at most this probability.
-const CHANCE: f64 = 0.01;
+const CHANCE: f64 = 0.02;
 
 /// One network's tries in a window: good ones in the upper 24 bits, failed ones in the next 24, the window in the lower 16.
 #[derive(Clone, Copy)]

@@ -49,12 +49,13 @@ impl EndpointSet {
         if has_ejected {
             self.end_ejections(now);
         }
-        if self.upstream.outliers.take_traffic() {
-            let settings = self.blueprint.config.outlier_detection.as_ref();
-            self.upstream.outliers.configure(settings);
-            if let Some(settings) = settings {
-                self.compare(settings, now);
-            }
+        let settings = self.blueprint.config.outlier_detection.as_ref();
+        // A newer set that never came into force may have left its own.
+        self.upstream.outliers.configure(settings);
+        if let Some(settings) = settings
+            && self.upstream.outliers.take_traffic()
+        {
+            self.compare(settings, now);
         }
     }
 
