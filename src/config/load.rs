@@ -253,7 +253,10 @@ mod tests {
         .unwrap();
         let c = upstream(&loaded, "c");
         assert_eq!(c.endpoints[0].address, "10.0.0.3:1".parse::<EndpointAddress>().unwrap());
-        assert_eq!((c.timeouts.connect.as_secs(), c.timeouts.idle.as_secs(), c.tries), (7, 9, 3));
+        assert_eq!(
+            (c.timeouts.connect.as_secs(), c.timeouts.idle.as_secs(), c.retries.tries),
+            (7, 9, 3)
+        );
         let check = c.health_check.as_ref().unwrap();
         assert_eq!((check.path.as_str(), check.port), ("/b", Some(5)));
         assert_eq!(
@@ -261,7 +264,7 @@ mod tests {
             "10.0.0.1:1".parse::<EndpointAddress>().unwrap()
         );
         let implicit = upstream(&loaded, "a.x");
-        assert_eq!((implicit.tries, implicit.timeouts.idle.as_secs()), (3, 8));
+        assert_eq!((implicit.retries.tries, implicit.timeouts.idle.as_secs()), (3, 8));
     }
 
     #[test]

@@ -25,7 +25,7 @@ const ORDER: [&str; 12] = [
 ];
 
 /// Kinds of values that are written as text and have a name of their own.
-const TEXT_KINDS: [(&str, &str); 9] = [
+const TEXT_KINDS: [(&str, &str); 10] = [
     ("duration", "a number with `ms`, `s`, `m`, `h` or `d`: `\"250ms\"`, `\"5s\"`, `\"1m 30s\"`"),
     (
         "size",
@@ -35,6 +35,7 @@ const TEXT_KINDS: [(&str, &str); 9] = [
         "percentage",
         "a number from 0 to 100 with at most four decimals, and `%`: `\"10%\"`, `\"0.5%\"`",
     ),
+    ("rate", "a whole number and `/s`, `/m` or `/h`: `\"3/s\"`, `\"100/m\"`"),
     ("network", "`\"10.0.0.0/8\"`, `\"2001:db8::/32\"`, or one address"),
     (
         "host",

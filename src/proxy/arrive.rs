@@ -2,7 +2,7 @@
 //!
 //! Place: `early_request_filter` and `request_filter`. Nothing here looks at a body.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Instant};
 
 use http::{
     HeaderValue, Method, StatusCode, Version,
@@ -18,6 +18,7 @@ use super::{
     connection::ConnectionInfo,
     context::RequestContext,
     failure::Failure,
+    fallback,
     forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
     life::OnConnection,
     respond,
@@ -336,7 +337,14 @@ async fn enter(
     match &route.target {
         Target::Forward(forward) => match admit::admit(session, ctx, &route, forward) {
             Ok(()) => Ok(Arrived::Forward),
-            Err(failure) => fail(session, ctx, failure).await,
+            Err(failure) if fallback::take_over(ctx, &failure, Instant::now()) => {
+                Ok(Arrived::Forward)
+            }
+            Err(failure) => {
+                fallback::answer(session, ctx, &failure).await?;
+                ctx.failure = Some(failure);
+                Ok(Arrived::Answered)
+            }
         },
         Target::Redirect { to, status } => {
             let location = redirect_location(session.req_header(), ctx, &route, to);

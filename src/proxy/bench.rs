@@ -43,6 +43,7 @@ impl Hop {
             host: &self.host,
             request_id: &self.request_id,
             certificate: None,
+            attempt: 1,
             certificate_headers: &[],
         };
         set_forwarding_headers(request, &forwarding);

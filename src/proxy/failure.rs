@@ -55,6 +55,8 @@ pub(super) enum Failure {
     TotalTimeout,
     /// The endpoint's answer was not HTTP.
     UpstreamInvalid,
+    /// The endpoint answered with a status that counts as a failed try.
+    UpstreamStatus(StatusCode),
     /// The answer has no end that HTTP/1.0 knows.
     VersionNotSupported,
     /// The client sent its body too slowly, or stopped.
@@ -128,6 +130,7 @@ impl Failure {
             Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
+            Self::UpstreamStatus(status) => *status,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::VersionNotSupported => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::ClientGone => return None,
@@ -158,6 +161,7 @@ impl Failure {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::TotalTimeout => "total_timeout",
             Self::UpstreamInvalid => "upstream_invalid",
+            Self::UpstreamStatus(_) => "upstream_status",
             Self::ClientTimeout => "client_timeout",
             Self::VersionNotSupported => "version",
             Self::ClientInvalid => "client_invalid",
@@ -209,6 +213,7 @@ impl Failure {
             Self::ConnectFailed
             | Self::UpstreamTls
             | Self::UpstreamClosed
+            | Self::UpstreamStatus(_)
             | Self::UpstreamInvalid => "The service gave no valid answer.",
             Self::ConnectTimeout | Self::UpstreamTimeout | Self::TotalTimeout => {
                 "The service did not answer in time."
@@ -217,6 +222,24 @@ impl Failure {
             Self::ClientTimeout => "The request took too long to arrive.",
             Self::ClientInvalid | Self::ClientFraming(_) => "The request is not valid.",
             Self::ClientGone | Self::Internal => "Something went wrong.",
+        }
+    }
+
+    /// Whether it is the upstream that has no answer, so that a route's fallback takes its place.
+    pub(super) fn is_of_upstream(&self) -> bool {
+        match self {
+            // It is the site that does not serve.
+            Self::SiteDisabled => false,
+            Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::UpstreamTls
+            | Self::UpstreamClosed
+            | Self::UpstreamTimeout
+            | Self::TotalTimeout
+            | Self::UpstreamInvalid
+            | Self::UpstreamStatus(_) => true,
+            // No endpoint, and whatever keeps requests from the upstream.
+            other => other.status() == Some(StatusCode::SERVICE_UNAVAILABLE),
         }
     }
 

@@ -46,8 +46,13 @@ const ALIASES: [&str; 15] = [
     "x_forwarded_host",
     "x_real_ip",
 ];
-/// Headers that tell of a client's certificate, with what gateways make of "-".
-const CERTIFICATE_NAMES: [&str; 6] = [
+/// The number of the try, from the second one on: a client's is always removed.
+const X_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-attempt-count");
+/// Headers that only the edge itself sends: they tell of a client's certificate, or of our tries. With what gateways make
+/// of "-".
+const OWN_NAMES: [&str; 8] = [
+    "x-attempt-count",
+    "x_attempt_count",
     "client-cert",
     "client-cert-chain",
     "x-forwarded-client-cert",
@@ -73,6 +78,8 @@ pub(super) struct Forwarding<'a> {
     pub(super) certificate: Option<&'a ClientCertificate>,
     /// What the endpoint is told of it.
     pub(super) certificate_headers: &'a [CertificateHeader],
+    /// The number of the try.
+    pub(super) attempt: u32,
 }
 
 /// Writes the forwarding headers and the request id.
@@ -90,22 +97,30 @@ pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &F
         set(request, &FORWARDED, HeaderValue::try_from(element).ok());
     }
     set(request, &X_REQUEST_ID, Some(forwarding.request_id.clone()));
+    remove_own(request);
     set_certificate(request, forwarding.certificate, forwarding.certificate_headers);
+    if forwarding.attempt > 1 {
+        set(request, &X_ATTEMPT_COUNT, Some(HeaderValue::from(forwarding.attempt)));
+    }
 }
 
-/// Tells of the client's certificate. What comes in under these names is a lie, from a trusted proxy too: certificates
-/// are shown to us.
+/// What comes in under our own names is a lie, from a trusted proxy too: certificates are shown to us, and tries are
+/// counted here.
+fn remove_own(request: &mut RequestHeader) {
+    // Nearly every request has none of them, and a look costs less than the removals.
+    if request.headers.keys().any(|name| is_own(name.as_str())) {
+        for name in OWN_NAMES {
+            request.remove_header(name);
+        }
+    }
+}
+
+/// Tells of the client's certificate.
 fn set_certificate(
     request: &mut RequestHeader,
     certificate: Option<&ClientCertificate>,
     headers: &[CertificateHeader],
 ) {
-    // Nearly every request has none of them, and a look costs less than the removals.
-    if request.headers.keys().any(|name| tells_of_certificate(name.as_str())) {
-        for name in CERTIFICATE_NAMES {
-            request.remove_header(name);
-        }
-    }
     let Some(certificate) = certificate else { return };
     for header in headers {
         if let Some(value) = certificate.header(*header) {
@@ -114,9 +129,9 @@ fn set_certificate(
     }
 }
 
-fn tells_of_certificate(name: &str) -> bool {
+fn is_own(name: &str) -> bool {
     // As for aliases: most names are told apart by their first byte.
-    matches!(name.as_bytes().first(), Some(b'c' | b'x')) && CERTIFICATE_NAMES.contains(&name)
+    matches!(name.as_bytes().first(), Some(b'c' | b'x')) && OWN_NAMES.contains(&name)
 }
 
 fn certificate_name(header: CertificateHeader) -> &'static HeaderName {
@@ -380,6 +395,7 @@ mod tests {
             request_id: &request_id,
             certificate: None,
             certificate_headers: &[],
+            attempt: 1,
         };
         set_forwarding_headers(request, &forwarding);
     }

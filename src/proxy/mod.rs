@@ -1,9 +1,10 @@
 //! The proxy: Pingora's hooks as a table of contents. Each calls one named function.
 //!
 //! The path of a request: `new_ctx` takes the snapshot; `arrive` checks, routes and lets in; `admit` prepares the tries;
-//! `endpoint` picks and tries; `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
+//! `endpoint` picks and tries; `again` and `fallback` go on where a try failed; `forward` writes the endpoint's request; `respond` writes our own answers; `outcome` counts.
 
 mod admit;
+mod again;
 mod announce;
 mod arrive;
 #[doc(hidden)]
@@ -14,6 +15,7 @@ mod connection;
 mod context;
 mod endpoint;
 mod failure;
+mod fallback;
 mod flow;
 mod forward;
 mod hop;
@@ -96,17 +98,17 @@ impl ProxyHttp for Edge {
         _session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        endpoint::peer(ctx)
+        endpoint::peer(ctx).await
     }
 
     fn fail_to_connect(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         _peer: &HttpPeer,
         ctx: &mut RequestContext,
         error: Box<Error>,
     ) -> Box<Error> {
-        endpoint::connect_failed(ctx, error)
+        again::connect_failed(session, ctx, error)
     }
 
     async fn connected_to_upstream(
@@ -198,7 +200,7 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
         _reused: bool,
     ) -> Box<Error> {
-        endpoint::try_failed(session, ctx, error)
+        again::try_failed(session, ctx, error)
     }
 
     async fn fail_to_proxy(

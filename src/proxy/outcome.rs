@@ -12,7 +12,7 @@ use crate::{
         AccessLog, Entry, Try,
         metrics::{LimitReached, Metrics, RequestRefused},
     },
-    upstream::MAX_TRIES,
+    upstream::MAX_TRIES_OF_A_REQUEST,
 };
 
 /// How long the rest of a body is read after an answer that did not wait for it.
@@ -92,7 +92,7 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
     let trace = header.headers.get("traceparent").and_then(|value| value.to_str().ok());
     let picked = ctx.tries.picked.as_ref();
     let listener = ctx.connection.as_ref().map(|connection| connection.listener());
-    let mut tried = [Try::default(); MAX_TRIES as usize];
+    let mut tried = [Try::default(); MAX_TRIES_OF_A_REQUEST as usize];
     let mut count = 0;
     for (place, one) in tried.iter_mut().zip(ctx.tries.records.for_log()) {
         *place = one;
@@ -122,13 +122,20 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
         route: ctx.labels.route.as_deref(),
         upstream: picked.map(|picked| &**picked.endpoint().upstream()),
         endpoint: picked.map(|picked| picked.endpoint().label()),
-        tries: ctx.tries.count,
+        tries: ctx.tries.in_all,
         tried: tried.get(..count).unwrap_or_default(),
+        fallback: ctx.tries.fallback,
         error: measured.reason,
-        detail: ctx.failure.as_ref().and_then(Failure::detail),
+        detail: detail(ctx),
         header: &lookup,
         ..Entry::at(began_at(measured.took))
     });
+}
+
+/// More about a failure than its word.
+fn detail(ctx: &RequestContext) -> Option<&'static str> {
+    let spent = ctx.tries.is_budget_spent.then_some("not tried again: the retry budget is spent");
+    ctx.failure.as_ref().and_then(Failure::detail).or(spent)
 }
 
 /// When a request began by the calendar. What it took goes by the monotonic clock, whatever the calendar did meanwhile.
@@ -186,7 +193,7 @@ pub(super) fn cut(ctx: &mut RequestContext) {
         route: ctx.labels.route.as_deref(),
         upstream: picked.map(|picked| &**picked.endpoint().upstream()),
         endpoint: picked.map(|picked| picked.endpoint().label()),
-        tries: ctx.tries.count,
+        tries: ctx.tries.in_all,
         error: Some(Failure::ClientTimeout.reason()),
         ..Entry::at(began_at(took))
     });

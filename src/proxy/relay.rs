@@ -17,16 +17,18 @@ use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, Session};
 
 use super::{
+    again,
     body_pace::AnswerPace,
     context::RequestContext,
     endpoint,
     failure::Failure,
+    fallback,
     forward::{self, Forwarding},
     respond,
     tries::Exchange,
     wish,
 };
-use crate::{framing::check_fields, snapshot::Target, upstream::parse_keep_alive};
+use crate::{framing::check_fields, upstream::parse_keep_alive};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -77,15 +79,13 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext
             request_id: &ctx.request_id,
             certificate: connection.tls.as_ref().and_then(|tls| tls.client.as_deref()),
             certificate_headers: ctx.site.as_ref().map_or(&[], |site| &site.client_headers),
+            attempt: ctx.tries.in_all,
         };
         forward::set_forwarding_headers(request, &forwarding);
     }
     join_cookies(request);
     let Some(route) = &ctx.route else { return Ok(()) };
-    let upstream_host = match &route.target {
-        Target::Forward(forward) => forward.host.as_ref(),
-        Target::Redirect { .. } | Target::Respond(_) => None,
-    };
+    let upstream_host = endpoint::forward_of(ctx).and_then(|forward| forward.host.as_ref());
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
     Ok(())
 }
@@ -139,7 +139,7 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 ///
 /// # Errors
 /// It switches to a protocol that nobody asked for, could be read in two ways once its fields are lines (HTTP/1.1 is
-/// judged before Pingora reads it), or has no end that the client's version knows.
+/// judged before Pingora reads it), has no end that the client's version knows, or counts as a failed try.
 pub(super) fn upstream_head(
     session: &Session,
     response: &ResponseHeader,
@@ -184,7 +184,7 @@ pub(super) fn upstream_head(
             response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
     }
-    Ok(())
+    again::check_status(session, response.status, ctx)
 }
 
 /// Events or gRPC messages, as the endpoint says.
@@ -332,7 +332,7 @@ pub(super) fn answer_piece(
     if pace.goes(body) { Ok(pause) } else { Err(fail(ctx, Failure::ClientTimeout)) }
 }
 
-/// No try gave an answer: the edge gives its own.
+/// No try gave an answer: the edge gives its own, or the route's fallback.
 pub(super) async fn failed(
     session: &mut Session,
     error: &Error,
@@ -342,7 +342,7 @@ pub(super) async fn failed(
     // Pingora closes the client's connection after a failed try, whatever is said here: the answer must say so too.
     session.set_keepalive(None);
     // Where it can't be sent, the client is gone.
-    drop(respond::send_failure(session, ctx, &failure).await);
+    drop(fallback::answer(session, ctx, &failure).await);
     let error_code = failure.status().map_or(0, |status| status.as_u16());
     ctx.failure = Some(failure);
     FailToProxy { error_code, can_reuse_downstream: false }

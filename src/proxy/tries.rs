@@ -1,6 +1,6 @@
 //! The tries of a request on endpoints: how far they came, and what is remembered of each for the access log.
 //!
-//! Bounded by [`MAX_TRIES`]; nothing is allocated.
+//! Bounded by [`MAX_TRIES_OF_A_REQUEST`]; nothing is allocated.
 
 use std::{
     sync::Arc,
@@ -10,7 +10,7 @@ use std::{
 use super::watchdog::Watchdog;
 use crate::{
     telemetry::Try,
-    upstream::{Endpoint, MAX_TRIES, Picked, Timeouts, Wish},
+    upstream::{Endpoint, MAX_TRIES_OF_A_REQUEST, Picked, Timeouts, Wish},
 };
 
 /// What a request asks for, as far as its timeouts differ.
@@ -32,8 +32,24 @@ pub(super) struct Tries {
     pub(super) upstream: Option<usize>,
     /// Timeouts of this route.
     pub(super) timeouts: Timeouts,
-    /// How many there were.
+    /// How many there were at this upstream.
     pub(super) count: u32,
+    /// How many there were in all.
+    pub(super) in_all: u32,
+    /// Something of the request was sent to an endpoint.
+    pub(super) was_sent: bool,
+    /// The present one has a connection that carried a request before.
+    pub(super) is_reused: bool,
+    /// The pause before the next one.
+    pub(super) pause: Option<Duration>,
+    /// When the head of the present one's answer must be there.
+    pub(super) ends: Option<Instant>,
+    /// Its answer was refused by its status, and the next one is chosen.
+    pub(super) is_refused: bool,
+    /// There was no other one because the retries of the upstream are spent.
+    pub(super) is_budget_spent: bool,
+    /// Why the route's fallback took the request over.
+    pub(super) fallback: Option<&'static str>,
     /// For whom endpoints are picked, and which were tried.
     pub(super) wish: Wish,
     /// The present one; its in-flight guard ends with the request.
@@ -58,9 +74,17 @@ pub(super) struct Tries {
     pub(super) records: Records,
 }
 
+impl Tries {
+    /// Until the total time of the request is over; `None` without such a limit.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        let spent = self.began.map(|began| now.saturating_duration_since(began));
+        Some(self.timeouts.total?.saturating_sub(spent.unwrap_or_default()))
+    }
+}
+
 /// What each try was like.
 #[derive(Default)]
-pub(super) struct Records([Option<Record>; MAX_TRIES as usize]);
+pub(super) struct Records([Option<Record>; MAX_TRIES_OF_A_REQUEST as usize]);
 
 /// What one try was like. Times are from its beginning.
 struct Record {
@@ -75,7 +99,7 @@ struct Record {
 const OK: &str = "ok";
 
 impl Records {
-    /// A try begins. More than [`MAX_TRIES`] are not remembered.
+    /// A try begins. More than [`MAX_TRIES_OF_A_REQUEST`] are not remembered.
     pub(super) fn begin(&mut self, endpoint: Arc<Endpoint>, now: Instant) {
         if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
             *free =
@@ -105,7 +129,7 @@ impl Records {
         }
     }
 
-    /// As the access log has them; the list is `MAX_TRIES` long and filled up with nothing.
+    /// As the access log has them; the list is `MAX_TRIES_OF_A_REQUEST` long and filled up with nothing.
     pub(super) fn for_log(&self) -> impl Iterator<Item = Try<'_>> {
         self.0.iter().flatten().map(|record| {
             let (duration, outcome) = record.end.unwrap_or_default();

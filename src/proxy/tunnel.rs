@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::Method;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -29,7 +30,10 @@ use crate::{
         metrics::{OpenTunnel, TunnelEnd, TunnelMetrics},
     },
     types::{ClientNetwork, Name, ProxyHeader},
-    upstream::{Endpoint, EndpointStream, Fault, InFlight, Wish, connect},
+    upstream::{
+        Again, Endpoint, EndpointStream, FailedTry, Fault, InFlight, NotAgain, TryFailure, Wish,
+        connect,
+    },
 };
 
 /// What is known of a connection that is sent on.
@@ -112,6 +116,7 @@ async fn take_endpoint(
         hash: wish::hash_of_client(config, record.client.map(|client| client.ip())),
         ..Wish::default()
     };
+    tunnel.upstream.count_request(Instant::now());
     loop {
         let mut picked = tunnel.upstream.pick(&wish).map_err(|_| TunnelEnd::NoEndpoint)?;
         wish.tried.add(picked.endpoint());
@@ -127,8 +132,26 @@ async fn take_endpoint(
             Err(_) => TunnelEnd::ConnectTimeout,
         };
         picked.failed(Fault::Connect);
-        if record.tries >= config.tries {
-            return Err(end);
+        drop(picked);
+        let failed = FailedTry {
+            failure: TryFailure::Connect,
+            method: &Method::CONNECT,
+            was_sent: false,
+            is_answered: false,
+            can_replay: true,
+            tries: record.tries,
+            left: None,
+        };
+        let budget = || tunnel.upstream.takes_retry(Instant::now());
+        match config.retries.again(&failed, budget, |limit| fastrand::u64(0..=limit)) {
+            Again::Yes { elsewhere_at_once: true, .. } => {}
+            Again::Yes { pause, .. } => sleep(pause).await,
+            Again::No(not_again) => {
+                if not_again == NotAgain::Budget {
+                    tunnel.retries.refused_retry();
+                }
+                return Err(end);
+            }
         }
         tunnel.retries.retried();
     }

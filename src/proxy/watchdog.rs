@@ -1,7 +1,7 @@
 //! Ends a try whose answer does not begin, goes silent, or takes longer than the route allows.
 //!
-//! Pingora has one read timeout for a connection to an endpoint. Where the first byte, silence and the whole exchange have
-//! different limits, this watches the try from beside: at a limit it shuts the connection's socket, and the try fails at
+//! Pingora has one read timeout for a connection to an endpoint. Where the try, the first byte, silence and the whole exchange
+//! have different limits, this watches the try from beside: at a limit it shuts the connection's socket, and the try fails at
 //! once. It is made only then; with equal limits (the default) nothing runs.
 //! For HTTP/1.1 upstreams only: connections of HTTP/2 carry other requests too, and Pingora's own timeout is used there.
 
@@ -25,6 +25,8 @@ use crate::upstream::Timeouts;
 pub(super) enum Expired {
     /// The answer did not begin, or went silent.
     Silence,
+    /// The head of the answer was not there at the end of the try's own time.
+    Try,
     /// The whole exchange took too long.
     Total,
 }
@@ -37,7 +39,7 @@ struct Shared {
     last_request_byte: AtomicU64,
     /// Milliseconds of silence that an answer may have.
     idle: AtomicU64,
-    /// 0: not expired; 1: silence; 2: total.
+    /// 0: not expired; 1: silence; 2: total; 3: the try.
     expired: AtomicU8,
     /// The first byte came: from here on another limit holds.
     began: Notify,
@@ -57,10 +59,16 @@ impl Watchdog {
         timeouts.first_byte != timeouts.idle || timeouts.total.is_some()
     }
 
-    /// Watches the connection behind `socket`. `spent` is the time that earlier tries of the request took.
+    /// Watches the connection behind `socket`. `spent` is the time that the request has had with endpoints so far, `head`
+    /// the time that is left for the head of this try's answer.
     ///
     /// Returns `None` where the socket can't be duplicated (no file descriptors left): Pingora's timeout remains.
-    pub(super) fn start(socket: RawFd, timeouts: Timeouts, spent: Duration) -> Option<Self> {
+    pub(super) fn start(
+        socket: RawFd,
+        timeouts: Timeouts,
+        spent: Duration,
+        head: Option<Duration>,
+    ) -> Option<Self> {
         #[expect(
             unsafe_code,
             reason = "the descriptor is Pingora's connection, which is open while this hook runs; it is duplicated at once"
@@ -74,6 +82,7 @@ impl Watchdog {
         let watched = shared.clone();
         let task = tokio::spawn(async move {
             let total = timeouts.total.map(|total| started + total.saturating_sub(spent));
+            let head = head.map(|head| started + head);
             loop {
                 let last_byte = watched.last_byte.load(Ordering::Relaxed);
                 let silence = if last_byte == 0 {
@@ -83,10 +92,11 @@ impl Watchdog {
                     started
                         + Duration::from_millis(last_byte + watched.idle.load(Ordering::Relaxed))
                 };
-                let (limit, which) = match total {
-                    Some(total) if total < silence => (total, 2),
-                    _ => (silence, 1),
-                };
+                let head = head.filter(|_| last_byte == 0);
+                let limits = [(Some(silence), 1), (total, 2), (head, 3)];
+                let earliest =
+                    limits.into_iter().filter_map(|(limit, which)| Some((limit?, which)));
+                let (limit, which) = earliest.min().unwrap_or((silence, 1));
                 if Instant::now() >= limit {
                     // Bytes that wait are not read because the client takes none: the endpoint is not silent.
                     if which == 1
@@ -136,6 +146,7 @@ impl Watchdog {
         match self.shared.expired.load(Ordering::Acquire) {
             1 => Some(Expired::Silence),
             2 => Some(Expired::Total),
+            3 => Some(Expired::Try),
             _ => None,
         }
     }
@@ -185,7 +196,8 @@ mod tests {
             (limits(5_000, 5_000, Some(30)), false, Expired::Total),
         ] {
             let (mut client, _server) = pair().await;
-            let watchdog = Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO).unwrap();
+            let watchdog =
+                Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO, None).unwrap();
             if has_begun {
                 watchdog.saw_byte();
             }
@@ -201,7 +213,8 @@ mod tests {
     async fn bytes_keep_it_alive_and_dropping_it_stops_it() {
         let (mut client, mut server) = pair().await;
         let watchdog =
-            Watchdog::start(client.as_raw_fd(), limits(10, 60_000, None), Duration::ZERO).unwrap();
+            Watchdog::start(client.as_raw_fd(), limits(10, 60_000, None), Duration::ZERO, None)
+                .unwrap();
         watchdog.saw_byte();
         drop(watchdog);
         server.write_all(b"x").await.unwrap();
@@ -212,7 +225,8 @@ mod tests {
     async fn an_upload_is_not_silence_and_neither_are_bytes_that_wait() {
         let (client, mut server) = pair().await;
         let watchdog =
-            Watchdog::start(client.as_raw_fd(), limits(120, 120, None), Duration::ZERO).unwrap();
+            Watchdog::start(client.as_raw_fd(), limits(120, 120, None), Duration::ZERO, None)
+                .unwrap();
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_millis(60)).await;
             watchdog.saw_request_byte();

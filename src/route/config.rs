@@ -6,13 +6,14 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
 use super::{
+    fallback::FallbackConfig,
     raw::{RawRedirect, RawRespond, RawRoute},
     template::Template,
 };
 use crate::{
     policy::{Conditions, WrittenConditions},
     types::{KeyPath, Name, Problems, defaults},
-    upstream::{RawEndpoint, RawTimeouts},
+    upstream::{RawEndpoint, RawRetries, RawTimeouts},
 };
 
 /// A route, parsed.
@@ -40,6 +41,10 @@ pub struct RouteConfig {
     pub rewrite: Rewrite,
     /// Timeouts that go before the upstream's.
     pub timeouts: RawTimeouts,
+    /// What of `retries` goes before the upstream's.
+    pub retries: RawRetries,
+    /// What is done where the upstream has no answer.
+    pub fallback: Option<FallbackConfig>,
     /// The largest request body, where it is not the site's.
     pub max_body_bytes: Option<u64>,
 }
@@ -133,10 +138,19 @@ impl RawRoute {
         let rewrite = self.parse_rewrite(path, path_match.as_ref(), problems);
         let timeouts = self.timeouts.unwrap_or_default();
         timeouts.check(&path.key("timeouts"), problems);
+        let retries = self.retries.clone().unwrap_or_default();
+        retries.check_on_route(&path.key("retries"), problems);
+        let mut fallback = None;
+        if let (Some(TargetConfig::Upstream(upstream)), Some(raw)) = (&target, &self.fallback) {
+            fallback = raw.parse(upstream, &path.key("fallback"), problems);
+        }
         if !matches!(target, Some(TargetConfig::Upstream(_)) | None) {
-            for (key, is_set) in
-                [("rewrite", self.rewrite.is_some()), ("timeouts", self.timeouts.is_some())]
-            {
+            for (key, is_set) in [
+                ("rewrite", self.rewrite.is_some()),
+                ("timeouts", self.timeouts.is_some()),
+                ("retries", self.retries.is_some()),
+                ("fallback", self.fallback.is_some()),
+            ] {
                 if is_set {
                     problems
                         .error(
@@ -161,6 +175,8 @@ impl RawRoute {
             target: target?,
             rewrite,
             timeouts,
+            retries,
+            fallback,
             max_body_bytes: self.max_body.map(|size| size.0),
         })
     }
@@ -310,7 +326,8 @@ impl RawRoute {
 }
 
 impl RawRespond {
-    fn parse(&self, path: &KeyPath, problems: &mut Problems) -> Option<RespondConfig> {
+    /// Parses the answer.
+    pub(super) fn parse(&self, path: &KeyPath, problems: &mut Problems) -> Option<RespondConfig> {
         let code = self.status.unwrap_or(200);
         let status =
             StatusCode::from_u16(code).ok().filter(|status| (200..=599).contains(&status.as_u16()));

@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::fallback::RawFallback;
 use crate::{
     policy::RawValueMatch,
     types::{ByteSize, Cidr, Name, defaults, deserialize_by_form},
-    upstream::{RawEndpoint, RawTimeouts},
+    upstream::{RawEndpoint, RawRetries, RawTimeouts},
 };
 
 /// `[sites.<name>.routes.<name>]`: a condition and a target.
@@ -60,6 +61,11 @@ pub struct RawRoute {
     pub rewrite: Option<RawRewrite>,
     /// Timeouts of this route; they go before the upstream's.
     pub timeouts: Option<RawTimeouts>,
+    /// When requests of this route are tried again; its keys go before the upstream's. The budget is the upstream's.
+    pub retries: Option<RawRetries>,
+    /// What is done where the upstream has no endpoint, or every try has failed: `{ upstream = "…" }`, or
+    /// `{ respond = { status = 200, body = "…" } }`. Default: the failure is told.
+    pub fallback: Option<RawFallback>,
     /// The largest request body: 413 over it. `"0"` means no body at all.
     #[schemars(extend("default" = defaults::BODY_SIZE.to_string()))]
     pub max_body: Option<ByteSize>,

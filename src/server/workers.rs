@@ -39,7 +39,7 @@ use crate::{
     proxy::{ConnectionInfo, Edge, Patient},
     snapshot::Snapshot,
     telemetry::metrics::Metrics,
-    upstream::{JudgedConnector, MAX_TRIES},
+    upstream::{JudgedConnector, MAX_CONNECTS_OF_A_TRY, MAX_TRIES_OF_A_REQUEST},
 };
 
 /// Unused upstream connections that are kept, for each thread.
@@ -137,8 +137,8 @@ impl Engine {
     fn new(threads: usize, snapshot: &Arc<ArcSwap<Snapshot>>, metrics: &Arc<Metrics>) -> Self {
         let conf = ServerConf {
             threads,
-            // The ceiling of all routes; each upstream counts its own tries. A repeated one is not counted there.
-            max_retries: 2 * MAX_TRIES as usize,
+            // The ceiling of all routes; each upstream counts its own tries.
+            max_retries: (MAX_TRIES_OF_A_REQUEST * MAX_CONNECTS_OF_A_TRY) as usize,
             upstream_keepalive_pool_size: POOL_PER_THREAD,
             ..ServerConf::default()
         };

@@ -14,8 +14,10 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    Blueprint, Forward, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
-    compile::{RouteBlueprint, SiteBlueprint, TargetBlueprint},
+    Blueprint, Fallback, Forward, HostEntry, ListenerTable, Route, Site, Snapshot, Target, Unknown,
+    compile::{
+        FallbackBlueprint, ForwardBlueprint, RouteBlueprint, SiteBlueprint, TargetBlueprint,
+    },
 };
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
@@ -168,24 +170,38 @@ impl Live {
     }
 
     fn attach_route(&self, site: &Name, route: RouteBlueprint) -> Route {
+        let mut upstream = None;
         let target = match route.target {
-            TargetBlueprint::Upstream { index, timeouts, host } => Target::Forward(Forward {
-                index,
-                timeouts,
-                host,
-                metrics: self.metrics.upstream(route.upstream.as_deref().unwrap_or_default()),
-            }),
+            TargetBlueprint::Upstream(forward) => {
+                upstream = Some(forward.upstream.clone());
+                Target::Forward(self.attach_forward(forward))
+            }
             TargetBlueprint::Respond(answer) => Target::Respond(answer),
             TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
         };
+        let fallback = route.fallback.map(|fallback| match fallback {
+            FallbackBlueprint::Upstream(forward) => Fallback::Forward(self.attach_forward(forward)),
+            FallbackBlueprint::Respond(answer) => Fallback::Respond(answer),
+        });
         Route {
-            metrics: self.metrics.route(site, &route.name, route.upstream.as_deref()),
+            metrics: self.metrics.route(site, &route.name, upstream.as_deref()),
+            fallback,
             expression: route.expression,
             name: route.name,
             chain: route.chain,
             target,
             rewrite: route.rewrite,
             max_body_bytes: route.max_body_bytes,
+        }
+    }
+
+    fn attach_forward(&self, forward: ForwardBlueprint) -> Forward {
+        Forward {
+            index: forward.index,
+            timeouts: forward.timeouts,
+            retries: forward.retries,
+            host: forward.host,
+            metrics: self.metrics.upstream(&forward.upstream),
         }
     }
 }

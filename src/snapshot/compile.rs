@@ -14,13 +14,13 @@ use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
     policy::{Chain, Fault, Headers, Kind, Policy},
     route::{
-        MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, Rewrite, RouteConfig, RouteRule,
-        RouteTable, TargetConfig, Template,
+        FallbackConfig, MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RespondConfig, Rewrite,
+        RouteConfig, RouteRule, RouteTable, TargetConfig, Template,
     },
     state::EdgeSecret,
     tls::{self, CertificateHeader, TlsBlueprint},
     types::{KeyPath, Name, Problems},
-    upstream::{self, Timeouts},
+    upstream::{self, Retries, Timeouts},
 };
 
 /// Whether a broken certificate refuses the configuration or disables its site.
@@ -67,16 +67,30 @@ pub(super) struct RouteBlueprint {
     pub(super) rewrite: Rewrite,
     pub(super) chain: Chain,
     pub(super) target: TargetBlueprint,
+    pub(super) fallback: Option<FallbackBlueprint>,
     pub(super) max_body_bytes: u64,
-    /// Where the target is an upstream: its name, for metrics.
-    pub(super) upstream: Option<Name>,
 }
 
 #[derive(Debug)]
 pub(super) enum TargetBlueprint {
-    Upstream { index: usize, timeouts: Timeouts, host: Option<HeaderValue> },
+    Upstream(ForwardBlueprint),
     Redirect { to: Template, status: StatusCode },
     Respond(StaticAnswer),
+}
+
+#[derive(Debug)]
+pub(super) enum FallbackBlueprint {
+    Upstream(ForwardBlueprint),
+    Respond(StaticAnswer),
+}
+
+#[derive(Debug)]
+pub(super) struct ForwardBlueprint {
+    pub(super) upstream: Name,
+    pub(super) index: usize,
+    pub(super) timeouts: Timeouts,
+    pub(super) retries: Retries,
+    pub(super) host: Option<HeaderValue>,
 }
 
 /// Compiles `config`. Reports every problem; `None` where one of them is an error.
@@ -262,25 +276,38 @@ fn compile_route(
     indices: &HashMap<&Name, usize>,
     problems: &mut Problems,
 ) -> Option<RouteBlueprint> {
-    let mut upstream_name = None;
+    let forward = |name| compile_forward(config, site, route, name, indices);
+    let answer = |respond: &RespondConfig, path: &KeyPath, problems: &mut Problems| {
+        Some(StaticAnswer {
+            status: respond.status,
+            headers: respond.headers.clone(),
+            body: read_body(&respond.body, &path.key("respond").key("file"), problems)?,
+        })
+    };
     let target = match &route.target {
-        TargetConfig::Upstream(name) => {
-            let index = *indices.get(name)?;
-            upstream_name = Some(name.clone());
-            let upstream = config.upstreams.get(index)?;
-            // The parser has checked it.
-            let host = upstream.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok());
-            let timeouts = route.timeouts.or(site.timeouts).over(upstream.timeouts);
-            TargetBlueprint::Upstream { index, timeouts, host }
-        }
+        TargetConfig::Upstream(name) => TargetBlueprint::Upstream(forward(name)?),
         TargetConfig::Redirect { to, status } => {
             TargetBlueprint::Redirect { to: to.clone(), status: *status }
         }
-        TargetConfig::Respond(respond) => TargetBlueprint::Respond(StaticAnswer {
-            status: respond.status,
-            headers: respond.headers.clone(),
-            body: read_body(&respond.body, &route.path.key("respond").key("file"), problems)?,
-        }),
+        TargetConfig::Respond(respond) => {
+            TargetBlueprint::Respond(answer(respond, &route.path, problems)?)
+        }
+    };
+    let fallback = match &route.fallback {
+        None => None,
+        Some(FallbackConfig::Respond(respond)) => Some(FallbackBlueprint::Respond(answer(
+            respond,
+            &route.path.key("fallback"),
+            problems,
+        )?)),
+        Some(FallbackConfig::Upstream(name)) => {
+            let mut forward = forward(name)?;
+            // The client was promised an end of the whole exchange: it holds for what comes after the first upstream too.
+            if let TargetBlueprint::Upstream(first) = &target {
+                forward.timeouts.total = first.timeouts.total;
+            }
+            Some(FallbackBlueprint::Upstream(forward))
+        }
     };
     Some(RouteBlueprint {
         name: route.name.clone(),
@@ -288,8 +315,28 @@ fn compile_route(
         rewrite: route.rewrite.clone(),
         chain,
         target,
+        fallback,
         max_body_bytes: route.max_body_bytes.unwrap_or(site.max_body_bytes),
-        upstream: upstream_name,
+    })
+}
+
+/// How the requests of a route go to an upstream.
+fn compile_forward(
+    config: &Config,
+    site: &SiteConfig,
+    route: &RouteConfig,
+    name: &Name,
+    indices: &HashMap<&Name, usize>,
+) -> Option<ForwardBlueprint> {
+    let index = *indices.get(name)?;
+    let upstream = config.upstreams.get(index)?;
+    Some(ForwardBlueprint {
+        upstream: name.clone(),
+        index,
+        timeouts: route.timeouts.or(site.timeouts).over(upstream.timeouts),
+        retries: route.retries.over(&upstream.retries),
+        // The parser has checked it.
+        host: upstream.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()),
     })
 }
 

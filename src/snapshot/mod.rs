@@ -15,7 +15,7 @@ use foldhash::fast::RandomState;
 
 pub use attach::{AttachError, Live};
 pub use compile::{Blueprint, Leniency, compile};
-pub use site::{Forward, Route, Site, StaticAnswer, StaticBody, Target};
+pub use site::{Fallback, Forward, Route, Site, StaticAnswer, StaticBody, Target};
 pub use tunnel::Tunnel;
 
 use crate::{

@@ -13,7 +13,7 @@ use crate::{
     telemetry::metrics::{RouteMetrics, UpstreamMetrics},
     tls::{CertificateHeader, SiteTls},
     types::{HostPattern, Name},
-    upstream::Timeouts,
+    upstream::{Retries, Timeouts},
 };
 
 /// A site of one generation.
@@ -54,6 +54,8 @@ pub struct Route {
     pub target: Target,
     /// The expression of its path, for captures.
     pub expression: Option<Regex>,
+    /// What is done where the upstream has no answer.
+    pub fallback: Option<Fallback>,
     /// Changes towards the upstream.
     pub rewrite: Rewrite,
     /// The largest request body.
@@ -85,10 +87,21 @@ pub struct Forward {
     pub index: usize,
     /// Route before site before upstream.
     pub timeouts: Timeouts,
+    /// Route before upstream.
+    pub retries: Retries,
     /// The Host header that its endpoints see, where it is not the client's.
     pub host: Option<HeaderValue>,
     /// Counts its retries.
     pub metrics: Arc<UpstreamMetrics>,
+}
+
+/// What is done where a route's upstream has no answer.
+#[derive(Debug)]
+pub enum Fallback {
+    /// The request goes to another upstream.
+    Forward(Forward),
+    /// An answer from here.
+    Respond(StaticAnswer),
 }
 
 /// An answer that is the same for every request.

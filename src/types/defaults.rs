@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::{ByteSize, HumanDuration, MaxLoad, Percent};
+use super::{ByteSize, HumanDuration, MaxLoad, Percent, Rate};
 
 macro_rules! number {
     ($n:literal) => {
@@ -74,6 +74,14 @@ pub const TCP_KEEP_ALIVE: HumanDuration = HumanDuration::from_secs(60);
 pub const POOL_IDLE: HumanDuration = HumanDuration::from_secs(30);
 /// Tries of one request, the first included.
 pub const TRIES: NonZeroU32 = number!(2);
+/// The longest pause before the first retry; it doubles with each.
+pub const BACKOFF: HumanDuration = HumanDuration::from_millis(25);
+/// The longest pause before any retry.
+pub const MAX_BACKOFF: HumanDuration = HumanDuration::from_millis(250);
+/// Retries of an upstream as a share of its requests of the last ten seconds.
+pub const RETRY_SHARE: Percent = Percent::whole(20);
+/// Retries of an upstream beside that share, so that a quiet one can retry too.
+pub const RETRY_FLOOR: Rate = Rate::per_second(3);
 
 /// What an endpoint may have of the average load per weight, with consistent hashing.
 pub const MAX_LOAD: MaxLoad = MaxLoad::of_percent(125);

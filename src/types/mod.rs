@@ -15,6 +15,7 @@ mod pace;
 mod percent;
 mod problem;
 mod proxy_header;
+mod rate;
 mod secret;
 mod text;
 
@@ -32,5 +33,6 @@ pub use pace::Pace;
 pub use percent::Percent;
 pub use problem::{Problem, Problems, Severity, did_you_mean};
 pub use proxy_header::{HeaderProgress, ProxyHeader, ProxyVersion};
+pub use rate::Rate;
 pub use secret::{SECRET_IN_PLACE, Secret, SecretSource};
 pub(crate) use text::deserialize_by_form;

@@ -10,6 +10,7 @@ use super::raw::{
 use super::{
     eligibility_config::EligibilityConfig,
     outlier::{OutlierConfig, RawOutlierDetection},
+    retries_config::Retries,
     sticky_config::StickyConfig,
     tls_config::UpstreamTlsConfig,
 };
@@ -18,8 +19,14 @@ use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defau
 /// The highest weight of an endpoint.
 pub(super) const MAX_WEIGHT: u32 = 1_000;
 
-/// The most tries a request can have.
+/// The most tries a request can have at one upstream.
 pub const MAX_TRIES: u32 = 4;
+/// Upstreams that a request may be tried at: its own, and that of a fallback.
+const UPSTREAMS_OF_A_REQUEST: u32 = 2;
+/// The most tries a request can have.
+pub const MAX_TRIES_OF_A_REQUEST: u32 = UPSTREAMS_OF_A_REQUEST * MAX_TRIES;
+/// How often an endpoint may be connected to in one try: again where it speaks another protocol than was thought.
+pub const MAX_CONNECTS_OF_A_TRY: u32 = 2;
 
 /// An upstream with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +55,8 @@ pub struct UpstreamConfig {
     pub outlier_detection: Option<OutlierConfig>,
     /// Timeouts; a route may set its own.
     pub timeouts: Timeouts,
-    /// Tries in all, 1 to [`MAX_TRIES`].
-    pub tries: u32,
+    /// When a request is tried again; a route may set its own.
+    pub retries: Retries,
     /// The Host header sent instead of the client's.
     pub host: Option<String>,
     /// How long an unused connection stays in the pool.
@@ -222,7 +229,10 @@ impl RawUpstream {
                 (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
                 (mine, theirs) => mine.or(theirs),
             },
-            retries: self.retries.or(base.retries),
+            retries: match (&self.retries, &base.retries) {
+                (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
+                (mine, theirs) => mine.clone().or_else(|| theirs.clone()),
+            },
             host: self.host.clone().or_else(|| base.host.clone()),
             pool_idle: self.pool_idle.or(base.pool_idle),
             proxy_protocol: self.proxy_protocol.or(base.proxy_protocol),
@@ -242,13 +252,8 @@ impl RawUpstream {
         }
         let timeouts = self.timeouts.unwrap_or_default();
         timeouts.check(&path.key("timeouts"), problems);
-        let tries = self.retries.and_then(|r| r.tries).unwrap_or(defaults::TRIES).get();
-        if tries > MAX_TRIES {
-            problems.error(
-                &path.key("retries").key("tries"),
-                format!("{tries} tries are too many; at most {MAX_TRIES}"),
-            );
-        }
+        let retries = self.retries.clone().unwrap_or_default();
+        retries.check(&path.key("retries"), problems);
         let host = self.host.clone().filter(|host| host != "keep");
         if let Some(host) = &host
             && http::HeaderValue::from_str(host).is_err()
@@ -278,7 +283,7 @@ impl RawUpstream {
                 problems,
             ),
             timeouts: timeouts.over(Timeouts::default()),
-            tries,
+            retries: retries.over(&Retries::default()),
             host,
             pool_idle: self.pool_idle.unwrap_or(defaults::POOL_IDLE).0,
             proxy_protocol: match self.proxy_protocol {

@@ -5,10 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{endpoint::Endpoint, outlier::Outliers, set::EndpointSet, watch::Watch};
+use super::{
+    endpoint::Endpoint, outlier::Outliers, retry_budget::RetryBudget, set::EndpointSet,
+    watch::Watch,
+};
 
 /// The live state of an upstream beside its endpoints'.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LiveUpstream {
     /// Picks of round-robin, over all generations.
     pub(super) turns: AtomicU64,
@@ -20,6 +23,8 @@ pub(super) struct LiveUpstream {
     pub(super) ejecting: Mutex<()>,
     /// What was last said of who gets requests.
     pub(super) told: Mutex<Told>,
+    /// How many retries its requests have left.
+    pub(super) retry_budget: RetryBudget,
     /// The sets of living generations, the newest last.
     sets: Mutex<Vec<Weak<EndpointSet>>>,
 }
@@ -73,5 +78,19 @@ impl LiveUpstream {
 
     fn sets(&self) -> MutexGuard<'_, Vec<Weak<EndpointSet>>> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for LiveUpstream {
+    fn default() -> Self {
+        Self {
+            turns: AtomicU64::new(0),
+            outliers: Outliers::default(),
+            window_began: Mutex::default(),
+            ejecting: Mutex::default(),
+            told: Mutex::default(),
+            retry_budget: RetryBudget::new(Instant::now()),
+            sets: Mutex::default(),
+        }
     }
 }

@@ -35,6 +35,9 @@ mod probe;
 mod ramp;
 mod raw;
 mod resolver;
+mod retries_config;
+mod retry;
+mod retry_budget;
 mod secured;
 mod selection;
 mod set;
@@ -55,11 +58,14 @@ mod test_origin;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use rustls_pki_types::ServerName;
 
-pub use config::{EndpointConfig, HealthCheckConfig, MAX_TRIES, Timeouts, UpstreamConfig};
+pub use config::{
+    EndpointConfig, HealthCheckConfig, MAX_CONNECTS_OF_A_TRY, MAX_TRIES, MAX_TRIES_OF_A_REQUEST,
+    Timeouts, UpstreamConfig,
+};
 pub use connect::{EndpointStream, connect};
 pub use discovery::{Discovered, DiscoveredEndpoint, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::Dns;
@@ -75,10 +81,12 @@ pub use outlier::{OutlierConfig, RawOutlierDetection, RawOutlierTable};
 pub use picked::Picked;
 pub use raw::{
     Balance, HealthCheckKind, RawEndpoint, RawEndpointTable, RawGrpcCheck, RawHealthCheck,
-    RawHealthCheckTable, RawProxyProtocol, RawRetries, RawStatuses, RawTimeouts, RawUpstream,
-    UpstreamProtocol,
+    RawHealthCheckTable, RawProxyProtocol, RawStatuses, RawTimeouts, RawUpstream, UpstreamProtocol,
 };
 pub use resolver::SharedResolver;
+pub use retries_config::{RawRetries, RawRetryBudget, RawRetryOn, Retries};
+pub use retry::{Again, FailedTry, NotAgain, TryFailure};
+pub use retry_budget::RetryBudgetConfig;
 pub use srv::Srv;
 pub use status::{EjectedStatus, EndpointStatus, NameStatus, ServiceStatus, UpstreamStatus};
 pub use sticky::{StickyKey, StickyValue};
@@ -209,6 +217,16 @@ impl Upstream {
     /// An endpoint for the next try of a request: one that it has not tried, while there is one. Never waits.
     pub fn pick(&self, wish: &Wish) -> Result<Picked, NoEndpoint> {
         self.set.pick(wish)
+    }
+
+    /// A request begins its first try here.
+    pub fn count_request(&self, now: Instant) {
+        self.set.live().retry_budget.count_request(now);
+    }
+
+    /// Takes a place for a retry, where the upstream's requests have one left.
+    pub fn takes_retry(&self, now: Instant) -> bool {
+        self.set.live().retry_budget.take(self.config.retries.budget, now)
     }
 
     /// Whether at least one endpoint is known to be healthy.

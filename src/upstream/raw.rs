@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     eligibility_config::WhenNoneHealthy, hash_config::RawHash, outlier::RawOutlierDetection,
-    sticky_config::RawSticky, tls_config::RawUpstreamTls,
+    retries_config::RawRetries, sticky_config::RawSticky, tls_config::RawUpstreamTls,
 };
 use crate::types::{EndpointAddress, HumanDuration, Name, Percent, defaults, deserialize_by_form};
 
@@ -255,13 +255,4 @@ pub struct RawTimeouts {
     pub stream_idle: Option<HumanDuration>,
     /// The whole exchange, all tries together. Not for streams. Default: none.
     pub total: Option<HumanDuration>,
-}
-
-/// When a request is tried again, as written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRetries {
-    /// Tries in all, the first included: 1 turns retries off. At most 4.
-    #[schemars(extend("default" = defaults::TRIES))]
-    pub tries: Option<NonZeroU32>,
 }

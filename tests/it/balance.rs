@@ -121,7 +121,8 @@ fn a_refused_connection_is_tried_on_another_endpoint_whatever_the_method() {
     dead.stop();
     let edge = Edge::start(
         &[&good, &dead],
-        "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\noutlier_detection = false\n",
+        "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\n\
+         outlier_detection = false\nretries = { budget = { share = \"100%\" } }\n",
     );
     edge.client().get("/").times(20).all_status(200);
     edge.client().post("/").body("abc").times(20).all_status(200);

@@ -263,6 +263,7 @@ fn warn_of_unused(raw: &Raw, problems: &mut Problems) {
         policies.extend(&site.policies);
         for route in site.routes.values() {
             upstreams.extend(&route.upstream);
+            upstreams.extend(route.fallback.as_ref().and_then(|other| other.upstream.as_ref()));
             policies.extend(&route.policies);
         }
     }

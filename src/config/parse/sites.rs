@@ -206,6 +206,9 @@ impl Parser<'_> {
         if let Some(upstream) = &route.upstream {
             upstreams.check(upstream, &path.key("upstream"), self.problems);
         }
+        if let Some(upstream) = route.fallback.as_ref().and_then(|other| other.upstream.as_ref()) {
+            upstreams.check(upstream, &path.key("fallback").key("upstream"), self.problems);
+        }
         let mut is_named = true;
         let parsed = route.parse(name, path, self.problems, |endpoints, problems| {
             upstreams.add_implicit(implicit, endpoints, path, problems).unwrap_or_else(|| {

@@ -67,6 +67,8 @@ fields! {
     Tries = "tries",
     /// Each try: `endpoint`, `connect_ms` (absent on a connection that was open already), `first_byte_ms`, `duration_ms`, `outcome`.
     Tried = "tried",
+    /// Why the route's fallback took the request over: the word that `error` would have been.
+    Fallback = "fallback",
     /// Why the edge itself answered, or the request failed: a word.
     Error = "error",
     /// More about it, where there is more: a sentence.

@@ -72,6 +72,7 @@ fn write_field(
             }
         }
         Field::Tried => return tried(line, entry.tried),
+        Field::Fallback => return optional(line, field, entry.fallback),
         Field::Error => return optional(line, field, entry.error),
         Field::Detail => return optional(line, field, entry.detail),
         Field::Headers => return headers(line, entry, fields),

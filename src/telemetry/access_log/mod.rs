@@ -80,6 +80,8 @@ pub struct Entry<'a> {
     pub tries: u32,
     /// The tries, in their order.
     pub tried: &'a [Try<'a>],
+    /// Why the route's fallback took it over: a word of ours.
+    pub fallback: Option<&'static str>,
     /// Why the edge itself answered, or the request failed: a word of ours.
     pub error: Option<&'static str>,
     /// More about it: a sentence of ours.
@@ -114,6 +116,7 @@ impl Entry<'_> {
             endpoint: None,
             tries: 0,
             tried: &[],
+            fallback: None,
             error: None,
             detail: None,
             header: &|_| None,

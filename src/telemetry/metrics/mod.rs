@@ -84,12 +84,18 @@ pub struct ListenerStats {
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     retries: IntCounter,
+    retries_refused: IntCounter,
 }
 
 impl UpstreamMetrics {
     /// Counts a try after the first one.
     pub fn retried(&self) {
         self.retries.inc();
+    }
+
+    /// Counts a try that there was not, for want of budget.
+    pub fn refused_retry(&self) {
+        self.retries_refused.inc();
     }
 }
 
@@ -144,6 +150,7 @@ struct Families {
     heads_refused: IntCounterVec,
     limits_reached: IntCounterVec,
     retries: IntCounterVec,
+    retries_refused: IntCounterVec,
     config_generation: IntGauge,
     config_in_sync: IntGauge,
     last_reload: IntGauge,
@@ -170,6 +177,7 @@ impl Metrics {
             heads_refused: counters(&names::HEADS_REFUSED),
             limits_reached: counters(&names::LIMITS_REACHED),
             retries: counters(&names::RETRIES),
+            retries_refused: counters(&names::RETRIES_REFUSED),
             config_generation: gauge(&names::CONFIG_GENERATION),
             config_in_sync: gauge(&names::CONFIG_IN_SYNC),
             last_reload: gauge(&names::LAST_RELOAD),
@@ -232,6 +240,7 @@ impl Metrics {
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         self.upstreams.resolve(name.into(), |name| UpstreamMetrics {
             retries: self.families.retries.with_label_values(&[&**name]),
+            retries_refused: self.families.retries_refused.with_label_values(&[&**name]),
         })
     }
 
@@ -307,6 +316,7 @@ impl Metrics {
         self.tunnels.sweep(now);
         self.upstreams.sweep(now, |name| {
             let _ = families.retries.remove_label_values(&[&**name]);
+            let _ = families.retries_refused.remove_label_values(&[&**name]);
         });
     }
 

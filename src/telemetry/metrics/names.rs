@@ -66,6 +66,8 @@ definitions! {
             "Bytes of request bodies taken from clients.";
         RESPONSE_BYTES: Counter "tidegate_response_body_bytes_total" ["site", "route", "upstream"]
             "Bytes of response bodies sent to clients.";
+        FALLBACKS: Counter "tidegate_fallbacks_total" ["site", "route", "upstream"]
+            "Requests that the route's fallback took over, by the upstream that had no answer.";
         REQUESTS_REFUSED: Counter "tidegate_requests_refused_total" ["reason"]
             "Requests refused before a route was found.";
         FAULTS_INJECTED: Counter "tidegate_faults_injected_total" ["fault"]
@@ -102,6 +104,8 @@ definitions! {
     "Upstreams": {
         RETRIES: Counter "tidegate_upstream_retries_total" ["upstream"]
             "Tries after the first one.";
+        RETRIES_REFUSED: Counter "tidegate_upstream_retries_refused_total" ["upstream"]
+            "Tries that there were not, because the upstream's retry budget was spent.";
         ENDPOINT_HEALTHY: Gauge "tidegate_endpoint_healthy" ["upstream", "endpoint"]
             "1 where probes find the endpoint healthy or nothing probes it, else 0.";
         ENDPOINT_IN_FLIGHT: Gauge "tidegate_endpoint_requests_in_flight" ["upstream", "endpoint"]

@@ -22,6 +22,7 @@ pub struct RouteMetrics {
     pub(super) in_flight: AtomicU64,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
+    pub(super) fallbacks: AtomicU64,
     times: OnceLock<Box<Times>>,
 }
 
@@ -92,6 +93,11 @@ impl RouteMetrics {
         self.made_times();
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
+    }
+
+    /// Counts a request that the route's fallback takes over.
+    pub fn fell_back(&self) {
+        self.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request that is over, whatever became of it.

@@ -39,6 +39,11 @@ pub(super) fn of_routes(mut routes: Vec<(RouteKey, Arc<RouteMetrics>)>) -> Vec<M
     let counter_of = |count: fn(&RouteMetrics) -> &AtomicU64| {
         used.iter().map(move |route| counter(route.labels(None), count(route.counts))).collect()
     };
+    // Few routes have one: a zero in the others' name would only be scraped.
+    let fallbacks = used
+        .iter()
+        .filter(|route| route.counts.fallbacks.load(Ordering::Relaxed) > 0)
+        .map(|route| counter(route.labels(None), &route.counts.fallbacks));
     let in_flight = used.iter().map(|route| {
         let mut gauge = Gauge::default();
         gauge.set_value(route.counts.in_flight.load(Ordering::Relaxed) as f64);
@@ -54,6 +59,7 @@ pub(super) fn of_routes(mut routes: Vec<(RouteKey, Arc<RouteMetrics>)>) -> Vec<M
         family(&names::REQUESTS_IN_FLIGHT, in_flight.collect()),
         family(&names::REQUEST_BYTES, counter_of(|counts| &counts.bytes_in)),
         family(&names::RESPONSE_BYTES, counter_of(|counts| &counts.bytes_out)),
+        family(&names::FALLBACKS, fallbacks.collect()),
     ]
 }
 

@@ -24,6 +24,7 @@ fn every_metric_can_be_registered() {
     let metrics = Metrics::new();
     let route = metrics.route("shop", "rest", Some("web"));
     route.finished(200, Duration::from_millis(3), Some(Duration::from_millis(2)), 1, 2);
+    route.fell_back();
     let _listener = metrics.listener("https");
     let _upstream = metrics.upstream("web");
     let _tunnel = metrics.tunnel("pg", None, "web");

@@ -1,0 +1,214 @@
+//! After a failed try: whether there is another one, at which endpoint and when.
+//!
+//! Place: `fail_to_connect`, `error_while_proxy`, and `upstream_response_filter` for answers that count as failures. What is
+//! wanted is decided in `upstream/retry.rs`; here is what Pingora knows of the try, what the endpoint is told to have done,
+//! and the next endpoint, which is picked at once: where there is none, what came of this try goes to the client.
+//!
+//! Every error that leaves by `error_while_proxy` says whether it is tried again: Pingora panics where nobody has decided.
+//! A refused answer ends its connection (HTTP/1.1) or its stream (HTTP/2), so that nothing of it can be read as the next.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use pingora_error::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::{
+    context::RequestContext,
+    endpoint::{forward_of, upstream_of},
+    failure::Failure,
+    fallback,
+    watchdog::Expired,
+};
+use crate::upstream::{Again, FailedTry, Fault, MalformedAnswer, NotAgain, Picked, TryFailure};
+
+/// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
+pub(super) fn connect_failed(
+    session: &Session,
+    ctx: &mut RequestContext,
+    mut error: Box<Error>,
+) -> Box<Error> {
+    let now = Instant::now();
+    if ctx.tries.left(now).is_some_and(|left| left.is_zero()) {
+        ctx.failure = Some(Failure::TotalTimeout);
+    }
+    let failure = ctx.failure_of(&error);
+    ctx.tries.records.end(Some(failure.reason()), now);
+    tell(ctx, Some(Fault::Connect));
+    error.set_retry(goes_on(session, ctx, TryFailure::Connect, &failure, now));
+    error
+}
+
+/// A try failed after the request, or part of it, was sent.
+pub(super) fn try_failed(
+    session: &Session,
+    ctx: &mut RequestContext,
+    mut error: Box<Error>,
+) -> Box<Error> {
+    if ctx.tries.repeats {
+        // Nothing was sent: the same endpoint is connected to in another way, and that is no other try.
+        ctx.tries.count -= 1;
+        ctx.tries.in_all -= 1;
+        error.set_retry(true);
+        return error;
+    }
+    let now = Instant::now();
+    let expired = ctx.tries.watchdog.take().and_then(|watchdog| watchdog.expired());
+    if std::mem::take(&mut ctx.tries.is_refused) {
+        error.set_retry(true);
+        return error;
+    }
+    ctx.tries.was_sent = true;
+    let failed = kind_of(&error, expired, ctx);
+    if failed == TryFailure::Timeout {
+        let is_total = expired == Some(Expired::Total)
+            || ctx.tries.left(now).is_some_and(|left| left.is_zero());
+        ctx.failure = Some(if is_total { Failure::TotalTimeout } else { Failure::UpstreamTimeout });
+    }
+    let failure = ctx.failure_of(&error);
+    ctx.tries.records.end(Some(failure.reason()), now);
+    tell(ctx, fault_of(&error, expired, ctx));
+    error.set_retry(goes_on(session, ctx, failed, &failure, now));
+    error
+}
+
+/// The head of an answer is there: whether it goes to the client.
+///
+/// # Errors
+/// It counts as a failed try, and there is another one, or a fallback.
+pub(super) fn check_status(
+    session: &Session,
+    status: StatusCode,
+    ctx: &mut RequestContext,
+) -> Result<()> {
+    if !forward_of(ctx).is_some_and(|forward| forward.retries.refuses(status)) {
+        return Ok(());
+    }
+    let now = Instant::now();
+    let failure = Failure::UpstreamStatus(status);
+    ctx.tries.was_sent = true;
+    let told = ctx.tries.picked.take();
+    let is_refused = goes_on(session, ctx, TryFailure::Status(status), &failure, now);
+    if !is_refused && !fallback::has_answer(ctx, &failure) {
+        // The last answer there is.
+        ctx.tries.picked = told;
+        return Ok(());
+    }
+    if let Some(mut picked) = told {
+        picked.ended();
+        ctx.tries.picked.get_or_insert(picked);
+    }
+    ctx.tries.records.end(Some(failure.reason()), now);
+    ctx.tries.is_refused = is_refused;
+    if !is_refused {
+        ctx.failure = Some(failure.clone());
+    }
+    Err(failure.into_error())
+}
+
+/// Whether the request is sent once more, to its own upstream or to the fallback's. The endpoint is picked then.
+fn goes_on(
+    session: &Session,
+    ctx: &mut RequestContext,
+    failed: TryFailure,
+    failure: &Failure,
+    now: Instant,
+) -> bool {
+    // After the head of an answer there is no route any more, and no other try.
+    let Some(forward) = forward_of(ctx) else { return false };
+    let method = &session.req_header().method;
+    let failed = FailedTry {
+        failure: failed,
+        method,
+        was_sent: ctx.tries.was_sent,
+        is_answered: session.response_written().is_some_and(|head| !head.status.is_informational()),
+        can_replay: !session.as_ref().retry_buffer_truncated(),
+        tries: ctx.tries.count,
+        left: ctx.tries.left(now),
+    };
+    let budget = || upstream_of(ctx).is_some_and(|upstream| upstream.takes_retry(now));
+    match forward.retries.again(&failed, budget, |limit| fastrand::u64(0..=limit)) {
+        Again::Yes { pause, elsewhere_at_once } => {
+            let picked = upstream_of(ctx).and_then(|upstream| upstream.pick(&ctx.tries.wish).ok());
+            if let Some(picked) = picked {
+                try_again(ctx, picked, pause, elsewhere_at_once);
+                return true;
+            }
+        }
+        Again::No(NotAgain::Budget) => {
+            forward.metrics.refused_retry();
+            ctx.tries.is_budget_spent = true;
+        }
+        Again::No(NotAgain::NotWanted) => {}
+    }
+    let is_repeatable =
+        forward_of(ctx).is_some_and(|forward| failed.is_repeatable(&forward.retries));
+    is_repeatable
+        && failed.failure != TryFailure::NotUpstream
+        && fallback::take_over(ctx, failure, now)
+}
+
+fn try_again(ctx: &mut RequestContext, picked: Picked, pause: Duration, elsewhere_at_once: bool) {
+    let tries = &mut ctx.tries;
+    let is_elsewhere = !tries.wish.tried.contains(picked.endpoint());
+    let is_at_once = elsewhere_at_once && is_elsewhere || pause.is_zero();
+    tries.pause = (!is_at_once).then_some(pause);
+    tries.picked = Some(picked);
+    tries.first_byte = None;
+    ctx.failure = None;
+    if let Some(metrics) = &ctx.labels.upstream {
+        metrics.retried();
+    }
+}
+
+/// How a try failed after a connection was there.
+fn kind_of(error: &Error, expired: Option<Expired>, ctx: &RequestContext) -> TryFailure {
+    use ErrorType as E;
+    if expired.is_some() {
+        return TryFailure::Timeout;
+    }
+    match (&ctx.failure, error.esource(), error.etype()) {
+        // An answer that our own hooks refused.
+        (Some(Failure::UpstreamInvalid), ..) => TryFailure::Invalid,
+        (None, ErrorSource::Upstream, E::ReadTimedout | E::WriteTimedout) => TryFailure::Timeout,
+        // It answered, and asking again would get the same.
+        (None, ErrorSource::Upstream, _) if MalformedAnswer::of(error).is_some() => {
+            TryFailure::Invalid
+        }
+        (
+            None,
+            ErrorSource::Upstream,
+            E::ConnectionClosed
+            | E::ReadError
+            | E::WriteError
+            | E::H2Error
+            | E::InvalidH2
+            | E::H2Downgrade,
+        ) => TryFailure::Reset { was_reused: ctx.tries.is_reused },
+        (None, ErrorSource::Upstream, _) => TryFailure::Invalid,
+        _ => TryFailure::NotUpstream,
+    }
+}
+
+/// What the endpoint did wrong where a try failed after its request, or part of it, was sent.
+fn fault_of(error: &Error, expired: Option<Expired>, ctx: &RequestContext) -> Option<Fault> {
+    if expired.is_some() {
+        return Some(Fault::Timeout);
+    }
+    match (error.esource(), error.etype()) {
+        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
+            Some(Fault::Timeout)
+        }
+        (ErrorSource::Upstream, _) if ctx.tries.first_byte.is_some() => Some(Fault::CutAnswer),
+        (ErrorSource::Upstream, _) => Some(Fault::Reset),
+        // An answer that our own hooks refused.
+        _ if ctx.failure == Some(Failure::UpstreamInvalid) => Some(Fault::Reset),
+        _ => None,
+    }
+}
+
+fn tell(ctx: &mut RequestContext, fault: Option<Fault>) {
+    if let (Some(picked), Some(fault)) = (&mut ctx.tries.picked, fault) {
+        picked.failed(fault);
+    }
+}

@@ -1,0 +1,66 @@
+//! A route's fallback: another upstream, or an answer from here, where its own upstream has no answer.
+//!
+//! Place: where no endpoint can be had (`admit`), and behind the last try (`again`, `fail_to_proxy`), while nothing of an
+//! answer has gone to the client. A request is taken over once: there is no fallback of a fallback. What was sent to an
+//! endpoint goes to another upstream only where repeating it does no harm; an answer from here takes its place always.
+
+use std::time::Instant;
+
+use pingora_error::Result;
+use pingora_proxy::Session;
+
+use super::{context::RequestContext, failure::Failure, respond};
+use crate::{snapshot::Fallback, upstream::Tried};
+
+/// Hands the request to the fallback's upstream, where there is one that has an endpoint for it; says whether it did.
+/// The caller knows that it may be sent once more.
+pub(super) fn take_over(ctx: &mut RequestContext, failure: &Failure, now: Instant) -> bool {
+    let Some(route) = ctx.route.clone() else { return false };
+    let Some(Fallback::Forward(forward)) = &route.fallback else { return false };
+    let tries = &mut ctx.tries;
+    let is_late = tries.left(now).is_some_and(|left| left.is_zero());
+    if tries.fallback.is_some() || is_late || !failure.is_of_upstream() {
+        return false;
+    }
+    let tried = std::mem::replace(&mut tries.wish.tried, Tried::new());
+    let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(forward.index));
+    let Some(picked) = upstream.and_then(|upstream| upstream.pick(&tries.wish).ok()) else {
+        tries.wish.tried = tried;
+        return false;
+    };
+    tries.upstream = Some(forward.index);
+    tries.timeouts = forward.timeouts;
+    tries.count = 0;
+    tries.picked = Some(picked);
+    tries.first_byte = None;
+    tries.fallback = Some(failure.reason());
+    ctx.failure = None;
+    ctx.labels.upstream = Some(forward.metrics.clone());
+    route.metrics.fell_back();
+    true
+}
+
+/// Whether the route has an answer of its own in place of this failure.
+pub(super) fn has_answer(ctx: &RequestContext, failure: &Failure) -> bool {
+    let fallback = ctx.route.as_ref().and_then(|route| route.fallback.as_ref());
+    matches!(fallback, Some(Fallback::Respond(_)))
+        && ctx.tries.fallback.is_none()
+        && failure.is_of_upstream()
+}
+
+/// Answers a request that has no other answer: with the route's own, or with the failure's.
+pub(super) async fn answer(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    failure: &Failure,
+) -> Result<()> {
+    if has_answer(ctx, failure)
+        && let Some(route) = ctx.route.clone()
+        && let Some(Fallback::Respond(answer)) = &route.fallback
+    {
+        ctx.tries.fallback = Some(failure.reason());
+        route.metrics.fell_back();
+        return respond::send_static(session, ctx, answer).await;
+    }
+    respond::send_failure(session, ctx, failure).await
+}
