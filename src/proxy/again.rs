@@ -167,26 +167,28 @@ fn kind_of(error: &Error, expired: Option<Expired>, ctx: &RequestContext) -> Try
     if expired.is_some() {
         return TryFailure::Timeout;
     }
-    match (&ctx.failure, error.esource(), error.etype()) {
+    match &ctx.failure {
         // An answer that our own hooks refused.
-        (Some(Failure::UpstreamInvalid), ..) => TryFailure::Invalid,
-        (None, ErrorSource::Upstream, E::ReadTimedout | E::WriteTimedout) => TryFailure::Timeout,
-        // It answered, and asking again would get the same.
-        (None, ErrorSource::Upstream, _) if MalformedAnswer::of(error).is_some() => {
-            TryFailure::Invalid
+        Some(Failure::UpstreamInvalid) => return TryFailure::Invalid,
+        Some(_) => return TryFailure::NotUpstream,
+        None => {}
+    }
+    if *error.esource() != ErrorSource::Upstream {
+        return TryFailure::NotUpstream;
+    }
+    match error.etype() {
+        E::ReadTimedout | E::WriteTimedout => TryFailure::Timeout,
+        E::ConnectionClosed
+        | E::ReadError
+        | E::WriteError
+        | E::H2Error
+        | E::InvalidH2
+        | E::H2Downgrade
+            if MalformedAnswer::of(error).is_none() =>
+        {
+            TryFailure::Reset { was_reused: ctx.tries.is_reused }
         }
-        (
-            None,
-            ErrorSource::Upstream,
-            E::ConnectionClosed
-            | E::ReadError
-            | E::WriteError
-            | E::H2Error
-            | E::InvalidH2
-            | E::H2Downgrade,
-        ) => TryFailure::Reset { was_reused: ctx.tries.is_reused },
-        (None, ErrorSource::Upstream, _) => TryFailure::Invalid,
-        _ => TryFailure::NotUpstream,
+        _ => TryFailure::Invalid,
     }
 }
 

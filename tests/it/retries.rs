@@ -288,7 +288,7 @@ fn nothing_of_a_refused_answer_is_read_as_the_next_one() {
         let head = |status: &str, length: usize| {
             format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n")
         };
-        let bytes = if turn.fetch_add(1, Ordering::Relaxed) % 2 == 0 {
+        let bytes = if turn.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             head("503 Busy", forged.len()) + &forged
         } else {
             head("200 OK", seen.target.len()) + &seen.target
