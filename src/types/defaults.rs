@@ -89,6 +89,35 @@ pub const MAX_LOAD: MaxLoad = MaxLoad::of_percent(125);
 /// The cookie of sticky sessions is not for scripts.
 pub const STICKY_HTTP_ONLY: bool = true;
 
+/// Requests that wait for room at a limit.
+pub const MAX_WAITING: u32 = 100;
+/// How long one waits.
+pub const QUEUE_TIMEOUT: HumanDuration = HumanDuration::from_secs(1);
+/// The least that an adaptive limit comes down to.
+pub const ADAPTIVE_MIN: NonZeroU32 = number!(4);
+/// And the most, where `max_requests` does not say it.
+pub const ADAPTIVE_MAX: NonZeroU32 = number!(1_000);
+/// An adaptive limit is looked at so often.
+pub const ADAPTIVE_WINDOW: HumanDuration = HumanDuration::from_millis(250);
+/// Answers may take so much longer than without a queue, in percent.
+pub const ADAPTIVE_TOLERANCE: Percent = Percent::whole(25);
+/// A limit that is reached all the time is lowered for a moment so often, to see what answers take then.
+pub const ADAPTIVE_PROBE_INTERVAL: HumanDuration = HumanDuration::from_secs(30);
+/// The part of requests that fail, at which a breaker opens.
+pub const BREAKER_FAILURE_RATE: Percent = Percent::whole(50);
+/// Fewer requests say nothing.
+pub const BREAKER_MIN_REQUESTS: NonZeroU32 = number!(20);
+/// They count for so long.
+pub const BREAKER_WINDOW: HumanDuration = HumanDuration::from_secs(10);
+/// It stays open for so long.
+pub const BREAKER_OPEN: HumanDuration = HumanDuration::from_secs(5);
+/// Half-open, so many are let through.
+pub const BREAKER_HALF_OPEN_REQUESTS: NonZeroU32 = number!(3);
+/// The part of the failures that one client network can be the cause of.
+pub const BREAKER_CLIENT_SHARE: Percent = Percent::whole(25);
+/// Memory that the edge may use, as a part of the control group's limit, where there is one.
+pub const OVERLOAD_MEMORY: Percent = Percent::whole(90);
+
 /// Between two probes of one endpoint.
 pub const HEALTH_INTERVAL: HumanDuration = HumanDuration::from_secs(5);
 /// One probe.

@@ -10,7 +10,7 @@ use std::{fmt::Write as _, fs, path::Path};
 use lexer::{Kind, Token, tokens};
 
 /// Each layer may use only those after it.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "cli",
     "server",
     "admin",
@@ -22,6 +22,7 @@ const ORDER: [&str; 16] = [
     "rollout",
     "upstream",
     "policy",
+    "limit",
     "tls",
     "state",
     "framing",
