@@ -23,8 +23,8 @@ pub use self::{
     server::AdminServer,
     status::{
         CertificateOrigin, CertificateStatus, ConfigurationStatus, EjectionStatus, EndpointStatus,
-        HealthStatus, ListenerStatus, NameStatus, ReloadStatus, RouteStatus, SiteStatus, Status,
-        UpstreamStatus,
+        HealthStatus, LimitsStatus, ListenerStatus, NameStatus, OverloadStatus, ReloadStatus,
+        RouteStatus, SiteStatus, Status, UpstreamStatus,
     },
     token::{Token, TokenError},
 };

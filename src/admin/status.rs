@@ -33,6 +33,9 @@ pub struct Status {
     pub sites: Vec<SiteStatus>,
     /// Upstreams, by name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// What the whole edge has in flight, and can take.
+    #[serde(default)]
+    pub overload: OverloadStatus,
     /// Certificates, by site.
     pub certificates: Vec<CertificateStatus>,
     /// Requests by route, by site and name.
@@ -106,11 +109,60 @@ pub struct UpstreamStatus {
     /// Whether fewer than `stable_min` are in service. Only where that is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub below_stable_min: Option<bool>,
+    /// Its limits and its breaker.
+    #[serde(default)]
+    pub limits: LimitsStatus,
     /// Its endpoints, by address.
     pub endpoints: Vec<EndpointStatus>,
     /// Host names and services among them, as they are written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<NameStatus>,
+}
+
+/// The limits of an upstream. What has none is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// Requests at it, without long streams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    /// How many there may be now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// That is found from latency.
+    #[serde(default)]
+    pub adaptive: bool,
+    /// Requests that wait for room.
+    #[serde(default)]
+    pub waiting: u32,
+    /// Open connections of HTTP/1.1 and TCP, unused ones too.
+    #[serde(default)]
+    pub connections: u32,
+    /// How many there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+    /// `closed`, `half-open` or `open`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<String>,
+}
+
+/// What the whole edge has in flight, and can take. What has no limit is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverloadStatus {
+    /// Requests in flight, without long streams.
+    pub in_flight: u32,
+    /// How many there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<u32>,
+    /// Resident memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// How much it may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_memory_bytes: Option<u64>,
+    /// Requests are being refused, or were in the last two seconds.
+    pub shedding: bool,
+    /// How many were since the process started.
+    pub refused: u64,
 }
 
 /// A host name or service.

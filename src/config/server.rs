@@ -5,8 +5,9 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::types::{
-    Cidr, HumanDuration, KeyPath, ListenAddress, Name, Problems, SecretSource, defaults,
+use crate::{
+    limit::{OverloadSettings, RawOverload},
+    types::{Cidr, HumanDuration, KeyPath, ListenAddress, Name, Problems, SecretSource, defaults},
 };
 
 /// `[server]`: the process.
@@ -42,6 +43,8 @@ pub struct RawServer {
     /// Its first part, in which new connections are still taken while `/ready` says 503.
     #[schemars(extend("default" = defaults::LAME_DUCK.to_string()))]
     pub lame_duck: Option<HumanDuration>,
+    /// What the whole edge can take before it refuses requests.
+    pub overload: RawOverload,
 }
 
 /// How workers are laid out.
@@ -102,6 +105,8 @@ pub struct ServerConfig {
     pub drain: Duration,
     /// Its first part.
     pub lame_duck: Duration,
+    /// What the edge can take.
+    pub overload: OverloadSettings,
 }
 
 /// `[reload]`, parsed.
@@ -150,6 +155,7 @@ impl RawServer {
             slashes: self.slashes.unwrap_or_default(),
             drain: drain.0,
             lame_duck: lame_duck.0,
+            overload: self.overload.parse(&path.key("overload"), problems),
         }
     }
 }

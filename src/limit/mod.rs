@@ -11,7 +11,9 @@
 mod adaptive;
 mod breaker;
 mod limiter;
+pub mod memory;
 mod overload;
+mod overload_config;
 mod queue_config;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
@@ -20,6 +22,7 @@ pub use limiter::{Limiter, Permit, QueueConfig, QueueOrder, Refused};
 pub use overload::{
     Admitted, Criticality, Overload, OverloadConfig, OverloadStatus, Overloaded, Shedding,
 };
+pub use overload_config::{OverloadSettings, RawOverload};
 pub use queue_config::RawQueue;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    concurrency::{ConcurrencyConfig, RawConcurrency},
     fault::{FaultConfig, RawFault},
     headers::{HeadersConfig, RawHeaders},
 };
@@ -15,12 +16,14 @@ use crate::types::{KeyPath, Name, Problems};
 pub struct RawPolicy {
     /// Delays, aborts or slows some requests on purpose, until a stated time.
     pub fault: Option<RawFault>,
+    /// Limits how many requests there are at once, of a route or of each client.
+    pub concurrency: Option<RawConcurrency>,
     /// Sets, adds and removes headers.
     pub headers: Option<RawHeaders>,
 }
 
 /// Kinds that the design names and this version does not have. They are refused: a policy that does nothing would let everybody in.
-pub const PLANNED_KINDS: [&str; 13] = [
+pub const PLANNED_KINDS: [&str; 12] = [
     "ip_filter",
     "request_limits",
     "cors",
@@ -32,7 +35,6 @@ pub const PLANNED_KINDS: [&str; 13] = [
     "oidc",
     "forward_auth",
     "authorize",
-    "concurrency",
     "experiment",
 ];
 
@@ -43,6 +45,8 @@ pub struct PolicyConfig {
     pub name: Name,
     /// Faults on purpose.
     pub fault: Option<FaultConfig>,
+    /// Limits how many requests there are at once.
+    pub concurrency: Option<ConcurrencyConfig>,
     /// Sets, adds and removes headers.
     pub headers: Option<HeadersConfig>,
 }
@@ -50,7 +54,7 @@ pub struct PolicyConfig {
 impl RawPolicy {
     /// Parses every kind of the bundle.
     pub fn parse(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> PolicyConfig {
-        if self.fault.is_none() && self.headers.is_none() {
+        if self.fault.is_none() && self.concurrency.is_none() && self.headers.is_none() {
             problems
                 .error(path, "the policy does nothing")
                 .help("add a kind, such as `headers = { preset = \"strict\" }`");
@@ -58,6 +62,10 @@ impl RawPolicy {
         PolicyConfig {
             name: name.clone(),
             fault: self.fault.as_ref().and_then(|raw| raw.parse(&path.key("fault"), problems)),
+            concurrency: self
+                .concurrency
+                .as_ref()
+                .map(|raw| raw.parse(&path.key("concurrency"), problems)),
             headers: self.headers.as_ref().map(|raw| raw.parse(&path.key("headers"), problems)),
         }
     }

@@ -241,7 +241,7 @@ impl Policy for Fault {
         let decision = self.decide(&view, SystemTime::now(), draw);
         let answer = if let Some(status) = decision.abort {
             context.faults.push(InjectedFault::Abort);
-            Err(Denied { status, reason: "fault" })
+            Err(Denied { status, reason: "fault", retry_after: None })
         } else {
             if let Some(rate) = decision.slow_body {
                 context.faults.push(InjectedFault::SlowBody);

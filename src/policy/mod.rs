@@ -7,18 +7,24 @@
 //! `rate_limit` (by address) → `fault` → `client_certificate`, `jwt`, `api_key`, `basic_auth`, `oidc` → `forward_auth` →
 //! `authorize` → `rate_limit` (by identity) → `concurrency` → `experiment` → `rewrite` → `headers`.
 
+mod concurrency;
 mod conditions;
 mod config;
 mod fault;
 mod headers;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora_http::{IntoCaseHeaderName as _, RequestHeader, ResponseHeader};
 
+pub use concurrency::{Concurrency, ConcurrencyConfig, Per, RawConcurrency};
 pub use conditions::{Conditions, RawValueMatch, RequestView, ValueMatch, WrittenConditions};
 pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
 pub use fault::{
@@ -26,19 +32,21 @@ pub use fault::{
 };
 pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
 
-use crate::telemetry::metrics::InjectedFault;
+use crate::{state::Registry, telemetry::metrics::InjectedFault, types::Name};
 
 /// The kinds of policy that exist, in the order in which they act on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// [`Fault`].
     Fault,
+    /// [`Concurrency`].
+    Concurrency,
     /// [`Headers`].
     Headers,
 }
 
 /// [`Kind`]s in the order in which they act; the way back is the same list from its end.
-pub const ORDER: [Kind; 2] = [Kind::Fault, Kind::Headers];
+pub const ORDER: [Kind; 3] = [Kind::Fault, Kind::Concurrency, Kind::Headers];
 
 /// One thing done to the requests of a site or route.
 pub trait Policy: Send + Sync {
@@ -51,6 +59,35 @@ pub trait Policy: Send + Sync {
 
     /// Edits the head of every response, ours too, never of a 1xx. Infallible.
     fn on_response(&self, _response: &mut ResponseHead<'_>, _context: &PolicyContext) {}
+
+    /// The policy with its live state, for one route, where it has one.
+    fn attached(&self, _place: &Place<'_>, _live: &Live) -> Option<Arc<dyn Policy>> {
+        None
+    }
+}
+
+/// Where a policy is in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The site.
+    pub site: &'a Name,
+    /// The route.
+    pub route: &'a Name,
+}
+
+/// What outlives snapshots of all policies. One for an edge.
+#[derive(Debug, Default)]
+pub struct Live {
+    limiters: Registry<concurrency::Key, concurrency::Shared>,
+    clients: Registry<concurrency::Key, concurrency::Clients>,
+}
+
+impl Live {
+    /// Drops state that nothing has used for ten minutes. To be called every minute or so.
+    pub fn sweep(&self, now: Instant) {
+        self.limiters.sweep(now);
+        self.clients.sweep(now);
+    }
 }
 
 /// What a policy says of a request: at once, or later.
@@ -86,10 +123,12 @@ pub struct Denied {
     pub status: StatusCode,
     /// A constant word for log and metric.
     pub reason: &'static str,
+    /// When asking again may help: `Retry-After`.
+    pub retry_after: Option<Duration>,
 }
 
 /// What policies know of a request, and what they leave for later ones.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub struct PolicyContext {
     /// The client's address, behind trusted proxies too. `None` on a Unix socket without a believed header.
     pub client: Option<IpAddr>,
@@ -99,12 +138,21 @@ pub struct PolicyContext {
     pub body_rate: Option<u64>,
     /// Faults that were made on purpose. Empty, and without memory of its own, where there are none.
     pub faults: Vec<InjectedFault>,
+    /// How long it has waited for room.
+    pub waited: Duration,
+    /// What it holds until its end.
+    held: Vec<concurrency::Held>,
 }
 
 impl PolicyContext {
-    /// What is known before the first policy.
+    /// Of a request that has just come.
     pub fn new(client: Option<IpAddr>, is_tls: bool) -> Self {
-        Self { client, is_tls, body_rate: None, faults: Vec::new() }
+        Self { client, is_tls, ..Self::default() }
+    }
+
+    /// It is no request any more that others wait for: its permits are given back.
+    pub fn let_go(&mut self) {
+        self.held.clear();
     }
 }
 
@@ -178,6 +226,15 @@ impl Chain {
     pub fn new(mut policies: Vec<(Kind, Arc<dyn Policy>)>) -> Self {
         policies.sort_by_key(|(kind, _)| *kind);
         Self { policies: policies.into_iter().map(|(_, policy)| policy).collect() }
+    }
+
+    /// The chain of one route, with the live state of its policies.
+    #[must_use]
+    pub fn attached(&self, place: &Place<'_>, live: &Live) -> Self {
+        let attached = |policy: &Arc<dyn Policy>| {
+            policy.attached(place, live).unwrap_or_else(|| Arc::clone(policy))
+        };
+        Self { policies: self.policies.iter().map(attached).collect() }
     }
 
     /// Asks each policy in turn, until one answers or refuses.

@@ -1,4 +1,5 @@
-//! The last step before the first try: what the request asks for, how its body is watched, and its endpoint.
+//! The last step before the first try: what the request asks for, how its body is watched, the upstream's gates, and its
+//! endpoint.
 //!
 //! Place: the end of `request_filter`. A failure here is still answered on an open connection: Pingora closes the client's
 //! connection when a try fails.
@@ -11,7 +12,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
-    body_pace::BodyPace, context::RequestContext, endpoint, failure::Failure, patience,
+    body_pace::BodyPace, context::RequestContext, endpoint, failure::Failure, gates, patience,
     tries::Exchange, wish,
 };
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Prepares the tries of a request, and picks its first endpoint.
-pub(super) fn admit(
+pub(super) async fn admit(
     session: &mut Session,
     ctx: &mut RequestContext,
     route: &Route,
@@ -48,7 +49,12 @@ pub(super) fn admit(
         watch_body(session, ctx);
     }
     to_origin_form(session.req_header_mut());
-    endpoint::pick_first(ctx)
+    let probe = gates::enter_upstream(session, ctx).await?;
+    endpoint::pick_first(ctx)?;
+    if let Some(picked) = &mut ctx.tries.picked {
+        picked.probes(probe);
+    }
+    Ok(())
 }
 
 /// From here on a body that is silent or too slow ends its request.

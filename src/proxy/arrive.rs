@@ -20,6 +20,7 @@ use super::{
     failure::Failure,
     fallback,
     forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
+    gates,
     life::OnConnection,
     respond,
 };
@@ -317,6 +318,9 @@ async fn enter(
     ctx.labels.in_flight = Some(route.metrics.started());
     ctx.labels.metrics = Some(route.metrics.clone());
     ctx.route = Some(route.clone());
+    if let Err(failure) = gates::enter_edge(ctx, &route) {
+        return fail(session, ctx, failure).await;
+    }
     // Before policies set headers, so that a client can't name theirs.
     if let Err(failure) = forward::strip_nominated(session.req_header_mut()) {
         return fail(session, ctx, failure).await;
@@ -335,7 +339,7 @@ async fn enter(
         return fail(session, ctx, failure).await;
     }
     match &route.target {
-        Target::Forward(forward) => match admit::admit(session, ctx, &route, forward) {
+        Target::Forward(forward) => match admit::admit(session, ctx, &route, forward).await {
             Ok(()) => Ok(Arrived::Forward),
             Err(failure) if fallback::take_over(ctx, &failure, Instant::now()) => {
                 Ok(Arrived::Forward)

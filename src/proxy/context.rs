@@ -1,6 +1,10 @@
 //! What the edge remembers of one request.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::HeaderValue;
 use pingora_error::{Error, ErrorSource};
@@ -15,6 +19,7 @@ use super::{
     tries::Tries,
 };
 use crate::{
+    limit::Admitted,
     policy::PolicyContext,
     snapshot::{Route, Site, Snapshot},
     telemetry::{
@@ -55,6 +60,8 @@ pub struct RequestContext {
     pub(super) host: HeaderValue,
     /// What policies know.
     pub(super) policy: PolicyContext,
+    /// Its place among the requests of the edge.
+    pub(super) admitted: Option<Admitted>,
     /// Bytes of its body so far.
     pub(super) body_bytes: u64,
     /// The tries so far.
@@ -97,7 +104,8 @@ impl RequestContext {
             labels: Labels::default(),
             path: String::new(),
             host: HeaderValue::from_static(""),
-            policy: PolicyContext::new(None, false),
+            policy: PolicyContext::default(),
+            admitted: None,
             body_bytes: 0,
             tries: Tries::default(),
             failure: None,
@@ -130,6 +138,18 @@ impl RequestContext {
     /// Whether the client speaks TLS to us.
     pub(super) fn is_tls(&self) -> bool {
         self.connection.as_ref().is_some_and(|connection| connection.is_tls)
+    }
+
+    /// It is over, or a long stream from now on: it counts as no request any more, and who waits may have its place.
+    pub(super) fn let_go_of_permits(&mut self) {
+        self.tries.permit = None;
+        self.policy.let_go();
+        self.admitted = None;
+    }
+
+    /// How long it has waited for room, all in all.
+    pub(super) fn waited(&self) -> Duration {
+        self.tries.waited + self.policy.waited
     }
 
     /// The response head is on its way: nothing of the configuration is needed any more.

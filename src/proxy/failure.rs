@@ -2,11 +2,18 @@
 //!
 //! What the client is told (`message`) and what is logged and counted (`reason`) are two values.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType};
 
 use crate::{
-    framing::Fault, policy::Denied, telemetry::metrics::RequestRefused, upstream::MalformedAnswer,
+    framing::Fault,
+    limit::Refused,
+    policy::Denied,
+    telemetry::metrics::{Limited, RequestRefused},
+    types::defaults,
+    upstream::{MalformedAnswer, TooManyConnections},
 };
 
 /// A request that is answered by the edge itself, or not at all.
@@ -39,6 +46,17 @@ pub(super) enum Failure {
     BodyTooLarge,
     /// A policy refused.
     Denied(Denied),
+    /// The edge has all that it can take: refused before anything was done for it.
+    Overloaded,
+    /// The upstream's breaker is open.
+    BreakerOpen {
+        /// When asking again may help.
+        remaining: Duration,
+    },
+    /// The upstream has no room, or not in time.
+    UpstreamFull(Refused),
+    /// The upstream has as many connections as it may.
+    TooManyConnections,
     /// No endpoint may be used.
     NoHealthyEndpoint,
     /// No endpoint could be connected to.
@@ -78,6 +96,9 @@ impl Failure {
         match (error.esource(), error.etype()) {
             // A client that sends more than its request (Pingora's `v1/server.rs` calls it so).
             (ErrorSource::Downstream, E::ConnectError) => Self::ClientInvalid,
+            (_, E::ConnectError) if TooManyConnections::of(error).is_some() => {
+                Self::TooManyConnections
+            }
             (_, E::ConnectTimedout | E::TLSHandshakeTimedout) => Self::ConnectTimeout,
             (
                 _,
@@ -122,7 +143,12 @@ impl Failure {
             Self::MethodNotAllowed(_) | Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Denied(denied) => denied.status,
-            Self::NoHealthyEndpoint | Self::SiteDisabled => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoHealthyEndpoint
+            | Self::SiteDisabled
+            | Self::Overloaded
+            | Self::BreakerOpen { .. }
+            | Self::UpstreamFull(_)
+            | Self::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed
             | Self::UpstreamTls
             | Self::UpstreamClosed
@@ -153,6 +179,11 @@ impl Failure {
             Self::Connect => "connect",
             Self::BodyTooLarge => "body_too_large",
             Self::Denied(denied) => denied.reason,
+            Self::Overloaded => "overloaded",
+            Self::BreakerOpen { .. } => "breaker_open",
+            Self::UpstreamFull(Refused::Full) => "upstream_full",
+            Self::UpstreamFull(Refused::Timeout) => "upstream_queue_timeout",
+            Self::TooManyConnections => "upstream_connections",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
@@ -207,9 +238,12 @@ impl Failure {
             Self::Connect => "This server opens no tunnels.",
             Self::BodyTooLarge => "The request's body is too large.",
             Self::Denied(_) => "The request was refused.",
-            Self::NoHealthyEndpoint | Self::SiteDisabled => {
-                "The service is not available right now; try again soon."
-            }
+            Self::NoHealthyEndpoint
+            | Self::SiteDisabled
+            | Self::Overloaded
+            | Self::BreakerOpen { .. }
+            | Self::UpstreamFull(_)
+            | Self::TooManyConnections => "The service is not available right now; try again soon.",
             Self::ConnectFailed
             | Self::UpstreamTls
             | Self::UpstreamClosed
@@ -228,8 +262,8 @@ impl Failure {
     /// Whether it is the upstream that has no answer, so that a route's fallback takes its place.
     pub(super) fn is_of_upstream(&self) -> bool {
         match self {
-            // It is the site that does not serve.
-            Self::SiteDisabled => false,
+            // It is the site that does not serve, or the edge, or a policy that refuses.
+            Self::SiteDisabled | Self::Overloaded | Self::Denied(_) => false,
             Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::UpstreamTls
@@ -241,6 +275,36 @@ impl Failure {
             // No endpoint, and whatever keeps requests from the upstream.
             other => other.status() == Some(StatusCode::SERVICE_UNAVAILABLE),
         }
+    }
+
+    /// When asking again may help: `Retry-After` (RFC 9110, section 10.2.3).
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoHealthyEndpoint | Self::SiteDisabled => Some(defaults::RETRY_AFTER.0),
+            Self::BreakerOpen { remaining } => Some(*remaining),
+            // Requests come and go much faster than that.
+            Self::Overloaded | Self::UpstreamFull(_) | Self::TooManyConnections => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Denied(denied) => denied.retry_after,
+            _ => None,
+        }
+    }
+
+    /// As it is counted by its route, where a limit is the cause.
+    pub(super) fn limited(&self) -> Option<Limited> {
+        Some(match self {
+            Self::Overloaded => Limited::Overloaded,
+            Self::BreakerOpen { .. } => Limited::BreakerOpen,
+            Self::UpstreamFull(Refused::Full) => Limited::UpstreamFull,
+            Self::UpstreamFull(Refused::Timeout) => Limited::UpstreamQueueTimeout,
+            Self::TooManyConnections => Limited::UpstreamConnections,
+            Self::Denied(Denied { reason, .. }) => {
+                let limited = [Limited::ConcurrencyFull, Limited::ConcurrencyTimeout];
+                limited.into_iter().find(|limited| limited.label() == *reason)?
+            }
+            _ => return None,
+        })
     }
 
     /// Whether the connection must end after the answer: what follows on it can't be trusted, or is of no use.

@@ -18,6 +18,7 @@ mod failure;
 mod fallback;
 mod flow;
 mod forward;
+mod gates;
 mod hop;
 mod life;
 mod outcome;

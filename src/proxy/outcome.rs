@@ -10,7 +10,7 @@ use super::{connection::ConnectionInfo, context::RequestContext, failure::Failur
 use crate::{
     telemetry::{
         AccessLog, Entry, Try,
-        metrics::{LimitReached, Metrics, RequestRefused},
+        metrics::{LimitReached, Metrics, RequestRefused, RouteMetrics},
     },
     upstream::MAX_TRIES_OF_A_REQUEST,
 };
@@ -61,6 +61,10 @@ pub(super) fn record(
         metrics.fault_injected(*fault);
     }
     ctx.labels.in_flight = None;
+    ctx.let_go_of_permits();
+    if let Some(route) = &ctx.labels.metrics {
+        count_limits(route, ctx);
+    }
     ctx.tries.records.end(reason, ended);
     if let (None, Some(picked)) = (error, &mut ctx.tries.picked) {
         // An answer without a body has no other end.
@@ -73,6 +77,17 @@ pub(super) fn record(
     let is_broken = status == 0 || (reason.is_some() && !ctx.is_own_answer);
     if log.takes(status, is_broken, took) {
         write_line(&log, session, ctx, Measured { status, took, upstream, bytes_out, reason });
+    }
+}
+
+/// Counts what a limit refused, or let wait.
+fn count_limits(route: &RouteMetrics, ctx: &RequestContext) {
+    let waited = ctx.waited();
+    if !waited.is_zero() {
+        route.waited(waited);
+    }
+    if let Some(limited) = ctx.failure.as_ref().and_then(Failure::limited) {
+        route.limited(limited);
     }
 }
 
@@ -122,6 +137,7 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
         route: ctx.labels.route.as_deref(),
         upstream: picked.map(|picked| &**picked.endpoint().upstream()),
         endpoint: picked.map(|picked| picked.endpoint().label()),
+        queue_duration: Some(ctx.waited()).filter(|waited| !waited.is_zero()),
         tries: ctx.tries.in_all,
         tried: tried.get(..count).unwrap_or_default(),
         fallback: ctx.tries.fallback,

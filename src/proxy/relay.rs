@@ -177,9 +177,12 @@ pub(super) fn upstream_head(
             let is_long = tries.exchange == Exchange::WebSocket
                 || tries.exchange == Exchange::Stream && is_stream(response);
             picked.answered(response.status, after.unwrap_or_default(), is_long, now);
+            if is_long {
+                ctx.let_go_of_permits();
+            }
         }
     }
-    if let Some(picked) = &tries.picked {
+    if let Some(picked) = &ctx.tries.picked {
         let announced =
             response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
@@ -295,6 +298,8 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
         if let Some(picked) = &mut ctx.tries.picked {
             picked.ended();
         }
+        // The upstream is done with it, however slowly the client takes the answer.
+        ctx.tries.permit = None;
     }
     Ok(())
 }

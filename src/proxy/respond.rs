@@ -16,7 +16,6 @@ use super::{context::RequestContext, failure::Failure, forward::X_REQUEST_ID};
 use crate::{
     policy::{PolicyResponse, ResponseHead},
     snapshot::{StaticAnswer, StaticBody},
-    types::defaults,
 };
 
 /// An answer on its way out.
@@ -100,10 +99,12 @@ pub(super) async fn send_failure(
         }
         // What there is does not depend on the target, which is no resource of ours.
         Failure::Connect => headers.push((ALLOW, HeaderValue::from_static(""))),
-        Failure::NoHealthyEndpoint | Failure::SiteDisabled => {
-            headers.push((RETRY_AFTER, HeaderValue::from(defaults::RETRY_AFTER.0.as_secs())));
-        }
         _ => {}
+    }
+    if let Some(after) = failure.retry_after() {
+        // Whole seconds, and not before the time: 0 would mean at once.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.push((RETRY_AFTER, HeaderValue::from(seconds.max(1))));
     }
     send(session, ctx, Answer { status, headers, body }).await
 }

@@ -9,6 +9,7 @@ use std::{
 
 use super::watchdog::Watchdog;
 use crate::{
+    limit::Permit,
     telemetry::Try,
     upstream::{Endpoint, MAX_TRIES_OF_A_REQUEST, Picked, Timeouts, Wish},
 };
@@ -54,6 +55,10 @@ pub(super) struct Tries {
     pub(super) wish: Wish,
     /// The present one; its in-flight guard ends with the request.
     pub(super) picked: Option<Picked>,
+    /// Its place among the requests of the upstream.
+    pub(super) permit: Option<Permit>,
+    /// How long it has waited for that.
+    pub(super) waited: Duration,
     /// When the first try began.
     pub(super) began: Option<Instant>,
     /// From then to the first byte of the answer.

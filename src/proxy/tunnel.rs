@@ -31,8 +31,8 @@ use crate::{
     },
     types::{ClientNetwork, Name, ProxyHeader},
     upstream::{
-        Again, Endpoint, EndpointStream, FailedTry, Fault, InFlight, NotAgain, TryFailure, Wish,
-        connect,
+        Again, Endpoint, EndpointStream, FailedTry, Fault, InFlight, NotAgain, OpenConnection,
+        TryFailure, Wish, connect,
     },
 };
 
@@ -60,7 +60,7 @@ where
     let idle = config.timeouts.stream_idle;
     let header =
         config.proxy_protocol.map(|version| ProxyHeader::between(source, local).encode(version));
-    let (mut endpoint, _in_flight) =
+    let (mut endpoint, _in_flight, _counted) =
         match take_endpoint(&tunnel, &header.unwrap_or_default(), &mut record).await {
             Ok(taken) => taken,
             Err(end) => {
@@ -109,8 +109,9 @@ async fn take_endpoint(
     tunnel: &Tunnel,
     header: &[u8],
     record: &mut Record,
-) -> Result<(EndpointStream, InFlight), TunnelEnd> {
+) -> Result<(EndpointStream, InFlight, OpenConnection), TunnelEnd> {
     let config = tunnel.upstream.config();
+    let counted = tunnel.upstream.open_connection().map_err(|_| TunnelEnd::ConnectionLimit)?;
     let mut wish = Wish {
         network: record.client.map(|client| ClientNetwork::of(client.ip())),
         hash: wish::hash_of_client(config, record.client.map(|client| client.ip())),
@@ -126,7 +127,7 @@ async fn take_endpoint(
         let end = match timeout(config.timeouts.connect, connecting).await {
             Ok(Ok(stream)) => {
                 record.connected = Some(record.began.elapsed());
-                return Ok((stream, picked.into_in_flight()));
+                return Ok((stream, picked.into_in_flight(), counted));
             }
             Ok(Err(_)) => TunnelEnd::ConnectFailed,
             Err(_) => TunnelEnd::ConnectTimeout,

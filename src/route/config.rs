@@ -11,6 +11,7 @@ use super::{
     template::Template,
 };
 use crate::{
+    limit::Criticality,
     policy::{Conditions, WrittenConditions},
     types::{KeyPath, Name, Problems, defaults},
     upstream::{RawEndpoint, RawRetries, RawTimeouts},
@@ -45,6 +46,8 @@ pub struct RouteConfig {
     pub retries: RawRetries,
     /// What is done where the upstream has no answer.
     pub fallback: Option<FallbackConfig>,
+    /// How important its requests are when the edge can't serve all.
+    pub criticality: Criticality,
     /// The largest request body, where it is not the site's.
     pub max_body_bytes: Option<u64>,
 }
@@ -177,6 +180,7 @@ impl RawRoute {
             timeouts,
             retries,
             fallback,
+            criticality: self.criticality.unwrap_or_default(),
             max_body_bytes: self.max_body.map(|size| size.0),
         })
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fallback::RawFallback;
 use crate::{
+    limit::Criticality,
     policy::RawValueMatch,
     types::{ByteSize, Cidr, Name, defaults, deserialize_by_form},
     upstream::{RawEndpoint, RawRetries, RawTimeouts},
@@ -66,6 +67,10 @@ pub struct RawRoute {
     /// What is done where the upstream has no endpoint, or every try has failed: `{ upstream = "…" }`, or
     /// `{ respond = { status = 200, body = "…" } }`. Default: the failure is told.
     pub fallback: Option<RawFallback>,
+    /// How important its requests are where the edge can't serve all (`server.overload`): `low` ones are refused first,
+    /// `critical` ones last. For health checks, and for what is paid.
+    #[schemars(extend("default" = "normal"))]
+    pub criticality: Option<Criticality>,
     /// The largest request body: 413 over it. `"0"` means no body at all.
     #[schemars(extend("default" = defaults::BODY_SIZE.to_string()))]
     pub max_body: Option<ByteSize>,

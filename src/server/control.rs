@@ -14,13 +14,17 @@ use super::{
 use crate::{
     admin::{
         CertificateOrigin, CertificateStatus, ConfigurationStatus, Control, EjectionStatus,
-        EndpointStatus, HealthStatus, ListenerStatus, NameStatus, Readiness, ReloadOutcome,
-        ReloadStatus, RenewalOutcome, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        EndpointStatus, HealthStatus, LimitsStatus, ListenerStatus, NameStatus, OverloadStatus,
+        Readiness, ReloadOutcome, ReloadStatus, RenewalOutcome, RouteStatus, SiteStatus, Status,
+        UpstreamStatus,
     },
+    limit,
     snapshot::{Site, Snapshot},
     telemetry::{
         logging::Logging,
-        metrics::{CertificateSample, EndpointSample, RouteStats, Samples, UpstreamSample},
+        metrics::{
+            CertificateSample, EdgeSample, EndpointSample, RouteStats, Samples, UpstreamSample,
+        },
         rfc3339,
     },
     tls::CertificateSource,
@@ -68,6 +72,7 @@ impl Control for AdminControl {
                 .map(|upstream| upstream_status(upstream.status()))
                 .collect(),
             certificates: certificates(&snapshot),
+            overload: overload_status(core.live.overload.status()),
             log: core.options.logging.as_ref().map(Logging::status),
             routes: core
                 .live
@@ -105,6 +110,12 @@ impl Control for AdminControl {
                 })
             })
             .collect();
+        let overload = core.live.overload.status();
+        samples.edge = EdgeSample {
+            in_flight: overload.in_flight,
+            memory: overload.max_memory.map(|_| overload.memory),
+            is_shedding: overload.is_shedding,
+        };
         core.live.metrics.render(&samples)
     }
 
@@ -258,6 +269,7 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
         in_service: status.service.in_service,
         panic: status.service.is_panicking,
         below_stable_min: status.service.is_below_stable_min,
+        limits: limits_status(status.gates),
         endpoints: status.endpoints.into_iter().map(endpoint).collect(),
         names: status
             .names
@@ -272,10 +284,38 @@ fn upstream_status(status: upstream::UpstreamStatus) -> UpstreamStatus {
 }
 
 fn upstream_sample(status: &upstream::UpstreamStatus) -> UpstreamSample {
+    let gates = &status.gates;
     UpstreamSample {
         upstream: status.name.clone(),
         is_panicking: status.service.is_panicking,
         is_below_stable_min: status.service.is_below_stable_min,
+        requests: gates.requests,
+        waiting: gates.waiting,
+        connections: gates.connections.0,
+        breaker: gates.breaker.map(|(state, entered)| (state as u8, entered)),
+    }
+}
+
+fn limits_status(gates: upstream::GateStatus) -> LimitsStatus {
+    LimitsStatus {
+        requests: gates.requests.map(|(in_flight, _)| in_flight),
+        max_requests: gates.requests.map(|(_, most)| most),
+        adaptive: gates.is_adaptive,
+        waiting: gates.waiting,
+        connections: gates.connections.0,
+        max_connections: gates.connections.1,
+        breaker: gates.breaker.map(|(state, _)| state.word().to_owned()),
+    }
+}
+
+fn overload_status(status: limit::OverloadStatus) -> OverloadStatus {
+    OverloadStatus {
+        in_flight: status.in_flight,
+        max_requests: status.max_requests,
+        memory_bytes: status.max_memory.map(|_| status.memory),
+        max_memory_bytes: status.max_memory,
+        shedding: status.is_shedding,
+        refused: status.refused,
     }
 }
 

@@ -6,6 +6,7 @@ mod drain;
 mod hand_over;
 mod http2_life;
 mod listening;
+mod overload;
 mod prepare;
 mod reload;
 mod state;
@@ -320,6 +321,7 @@ fn start_tasks(
             Err(error) => warn!(%error, "there can be no upgrade"),
         }
     }
+    core.control.spawn(overload::watch(Arc::downgrade(core)));
     let reloading = Arc::downgrade(core);
     core.control.spawn(async move {
         loop {

@@ -21,6 +21,8 @@ use super::{
 };
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
+    limit::Overload,
+    policy::{self, Place},
     route::HostTable,
     state::EdgeSecret,
     telemetry::{AccessLog, AccessLogConfig, metrics::Metrics},
@@ -37,6 +39,10 @@ pub struct Live {
     pub upstreams: Arc<upstream::Live>,
     /// Certificates and TLS policies.
     pub tls: Arc<TlsLive>,
+    /// What is in flight by policies.
+    pub policies: policy::Live,
+    /// What the whole edge has in flight, and can take.
+    pub overload: Arc<Overload>,
     generation: AtomicU64,
     access_log: Mutex<Option<(AccessLogConfig, Arc<AccessLog>)>>,
     pub(super) state_dir: PathBuf,
@@ -67,6 +73,8 @@ impl Live {
             upstreams: upstream::Live::new(control.clone(), metrics.clone()),
             metrics,
             tls: TlsLive::new(state_dir, control),
+            policies: policy::Live::default(),
+            overload: Overload::new(Instant::now()),
             generation: AtomicU64::new(0),
             access_log: Mutex::new(None),
             state_dir: state_dir.to_owned(),
@@ -77,6 +85,7 @@ impl Live {
     /// Forgets state that nothing has held for ten minutes.
     pub fn sweep(&self, now: Instant) {
         self.upstreams.sweep(now);
+        self.policies.sweep(now);
         self.tls.sweep(now);
         self.tls.warn_of_ends(SystemTime::now());
         self.metrics.sweep(now);
@@ -98,6 +107,7 @@ impl Live {
         // Nothing can fail from here on.
         self.upstreams.configure(&config.dns);
         self.key_sticky_cookies(&config, blueprint.shared_secret);
+        self.overload.configure(config.server.overload.resolve());
         self.tls.acme().configure(&config.acme);
         let upstreams: Vec<_> = blueprint
             .upstreams
@@ -122,6 +132,7 @@ impl Live {
             slashes: config.server.slashes,
             https_port: config.server.https_port,
             access_log,
+            overload: self.overload.clone(),
             challenges: self.tls.acme().challenges().clone(),
             _alive: self.metrics.snapshot(),
         })
@@ -187,11 +198,12 @@ impl Live {
             metrics: self.metrics.route(site, &route.name, upstream.as_deref()),
             fallback,
             expression: route.expression,
+            chain: route.chain.attached(&Place { site, route: &route.name }, &self.policies),
             name: route.name,
-            chain: route.chain,
             target,
             rewrite: route.rewrite,
             max_body_bytes: route.max_body_bytes,
+            criticality: route.criticality,
         }
     }
 

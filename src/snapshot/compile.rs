@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
-    policy::{Chain, Fault, Headers, Kind, Policy},
+    limit::Criticality,
+    policy::{Chain, Concurrency, Fault, Headers, Kind, Policy},
     route::{
         FallbackConfig, MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RespondConfig, Rewrite,
         RouteConfig, RouteRule, RouteTable, TargetConfig, Template,
@@ -69,6 +70,7 @@ pub(super) struct RouteBlueprint {
     pub(super) target: TargetBlueprint,
     pub(super) fallback: Option<FallbackBlueprint>,
     pub(super) max_body_bytes: u64,
+    pub(super) criticality: Criticality,
 }
 
 #[derive(Debug)]
@@ -135,7 +137,11 @@ fn build_policies(config: &Config) -> Policies<'_> {
             .fault
             .clone()
             .map(|fault| (Kind::Fault, Arc::new(Fault::new(fault)) as Arc<dyn Policy>));
-        fault.into_iter().chain(headers).collect()
+        let concurrency = policy.concurrency.map(|config| {
+            let concurrency = Concurrency::new(policy.name.clone(), config);
+            (Kind::Concurrency, Arc::new(concurrency) as Arc<dyn Policy>)
+        });
+        fault.into_iter().chain(concurrency).chain(headers).collect()
     };
     config.policies.iter().map(|policy| (&policy.name, build(policy))).collect()
 }
@@ -316,6 +322,7 @@ fn compile_route(
         chain,
         target,
         fallback,
+        criticality: route.criticality,
         max_body_bytes: route.max_body_bytes.unwrap_or(site.max_body_bytes),
     })
 }

@@ -20,6 +20,7 @@ pub use tunnel::Tunnel;
 
 use crate::{
     config::ListenerLimits,
+    limit::Overload,
     route::{HostTable, normalise::Slashes},
     telemetry::{AccessLog, metrics::LiveSnapshot},
     tls::{SiteTls, acme::Challenges},
@@ -46,6 +47,8 @@ pub struct Snapshot {
     pub https_port: u16,
     /// One line a request.
     pub access_log: Option<Arc<AccessLog>>,
+    /// What the edge can take.
+    pub overload: Arc<Overload>,
     /// What the edge answers to authorities that validate a name.
     pub challenges: Arc<Challenges>,
     /// Counts snapshots that something still holds.

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
 use crate::{
+    limit::Criticality,
     policy::Chain,
     route::{Rewrite, RouteTable, Template},
     telemetry::metrics::{RouteMetrics, UpstreamMetrics},
@@ -60,6 +61,8 @@ pub struct Route {
     pub rewrite: Rewrite,
     /// The largest request body.
     pub max_body_bytes: u64,
+    /// How important its requests are when the edge can't serve all.
+    pub criticality: Criticality,
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
 }

@@ -9,11 +9,13 @@ use super::raw::{
 };
 use super::{
     eligibility_config::EligibilityConfig,
+    limits_config::LimitsConfig,
     outlier::{OutlierConfig, RawOutlierDetection},
     retries_config::Retries,
     sticky_config::StickyConfig,
     tls_config::UpstreamTlsConfig,
 };
+use crate::limit::BreakerConfig;
 use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
 
 /// The highest weight of an endpoint.
@@ -57,6 +59,10 @@ pub struct UpstreamConfig {
     pub timeouts: Timeouts,
     /// When a request is tried again; a route may set its own.
     pub retries: Retries,
+    /// How much it is given at once.
+    pub limits: LimitsConfig,
+    /// Whether and when nothing is asked of it.
+    pub breaker: Option<BreakerConfig>,
     /// The Host header sent instead of the client's.
     pub host: Option<String>,
     /// How long an unused connection stays in the pool.
@@ -233,6 +239,14 @@ impl RawUpstream {
                 (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
                 (mine, theirs) => mine.clone().or_else(|| theirs.clone()),
             },
+            limits: self
+                .limits
+                .map(|mine| mine.or(base.limits.unwrap_or_default()))
+                .or(base.limits),
+            breaker: match (self.breaker, base.breaker) {
+                (Some(mine), Some(theirs)) => Some(mine.or(theirs)),
+                (mine, theirs) => mine.or(theirs),
+            },
             host: self.host.clone().or_else(|| base.host.clone()),
             pool_idle: self.pool_idle.or(base.pool_idle),
             proxy_protocol: self.proxy_protocol.or(base.proxy_protocol),
@@ -284,6 +298,8 @@ impl RawUpstream {
             ),
             timeouts: timeouts.over(Timeouts::default()),
             retries: retries.over(&Retries::default()),
+            limits: self.limits.unwrap_or_default().parse(protocol, &path.key("limits"), problems),
+            breaker: self.breaker.and_then(|raw| raw.parse(&path.key("breaker"), problems)),
             host,
             pool_idle: self.pool_idle.unwrap_or(defaults::POOL_IDLE).0,
             proxy_protocol: match self.proxy_protocol {

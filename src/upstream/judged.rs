@@ -37,7 +37,7 @@ use pingora_error::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::secured::Security;
+use super::{carried::Carried, gates::OpenConnection, secured::Security};
 use crate::framing::{Body, Fault, ResponseBody, ResponseHead};
 
 /// The mark of a peer. It is never sent: the connector offers HTTP/1.1 in its place.
@@ -88,9 +88,8 @@ impl JudgedConnector {
     }
 
     /// A connection above TLS, within the time that connecting may take.
-    async fn secured(&self, mut peer: HttpPeer) -> Result<Stream> {
+    async fn secured(&self, mut peer: HttpPeer, security: Option<Arc<Security>>) -> Result<Stream> {
         // A peer with TLS is never connected to without.
-        let security = Security::of(&peer);
         let security = security.ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
         peer.scheme = Scheme::HTTP;
         let connecting = async { security.connect(self.transport.new_stream(&peer).await?).await };
@@ -115,12 +114,20 @@ impl Connector for JudgedConnector {
         let peer = peer.downcast_ref::<HttpPeer>();
         let mut peer = peer.ok_or_else(|| Error::new_in(ErrorType::InternalError))?.clone();
         peer.options.alpn = ALPN::H1;
+        let Carried { security, connections } = Carried::of(&peer);
+        let counted = match connections.map(|connections| connections.open()).transpose() {
+            Ok(counted) => counted,
+            Err(error) => {
+                return Err(Error::because(ErrorType::ConnectError, "a limit", error).into_up());
+            }
+        };
         let stream = if peer.is_tls() {
-            self.secured(peer).await?
+            self.secured(peer, security).await?
         } else {
             self.transport.new_stream(&peer).await?
         };
-        Ok((Connection::Stream(Box::new(JudgedStream::new(stream))), false))
+        let stream = JudgedStream { counted, ..JudgedStream::new(stream) };
+        Ok((Connection::Stream(Box::new(stream)), false))
     }
 
     async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _peer: &P) -> Option<()> {
@@ -139,6 +146,8 @@ impl Connector for JudgedConnector {
 /// A connection to an endpoint.
 struct JudgedStream<S = Stream> {
     io: S,
+    /// Its place among the connections of the upstream.
+    counted: Option<OpenConnection>,
     reading: Reading,
     head: ResponseHead,
     /// Whether the present answer is to a `HEAD`.
@@ -172,6 +181,7 @@ impl<S> JudgedStream<S> {
     fn new(io: S) -> Self {
         Self {
             io,
+            counted: None,
             reading: Reading::Idle,
             head: ResponseHead::default(),
             is_for_head: false,
@@ -352,7 +362,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for JudgedStream<S> {
 
 impl<S> fmt::Debug for JudgedStream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JudgedStream").field("reading", &self.reading).finish_non_exhaustive()
+        f.debug_struct("JudgedStream")
+            .field("reading", &self.reading)
+            .field("counted", &self.counted.is_some())
+            .finish_non_exhaustive()
     }
 }
 

@@ -109,7 +109,9 @@ impl Live {
     /// They run for as long as an upstream needs them.
     pub fn attach(self: &Arc<Self>, blueprint: Blueprint) -> Arc<Upstream> {
         let config = Arc::clone(&blueprint.config);
-        Arc::new(Upstream { config, set: EndpointSet::new(self, blueprint) })
+        let live = self.upstream(&config.name);
+        live.gates.configure(&config, Instant::now());
+        Arc::new(Upstream { config, set: EndpointSet::new(self, blueprint), live })
     }
 
     /// Drops state that nothing has used for ten minutes. To be called every minute or so.
@@ -156,7 +158,7 @@ impl Live {
     }
 
     pub(super) fn upstream(&self, name: &Name) -> Arc<LiveUpstream> {
-        self.upstreams.get_or_insert_with(name.clone(), LiveUpstream::default)
+        self.upstreams.get_or_insert_with(name.clone(), || LiveUpstream::new(name.clone()))
     }
 
     /// The TLS that is in force for these settings: from now on that which was read last.

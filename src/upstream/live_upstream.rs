@@ -1,4 +1,4 @@
-//! What is alive of an upstream as a whole. By its name; a reload keeps it.
+//! What is alive of an upstream as a whole. By its name; a reload keeps it, and changes its limits.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
@@ -6,9 +6,11 @@ use std::{
 };
 
 use super::{
-    endpoint::Endpoint, outlier::Outliers, retry_budget::RetryBudget, set::EndpointSet,
-    watch::Watch,
+    endpoint::Endpoint, gates::Gates, outlier::Outliers, retry_budget::RetryBudget,
+    set::EndpointSet, watch::Watch,
 };
+
+use crate::types::Name;
 
 /// The live state of an upstream beside its endpoints'.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct LiveUpstream {
     pub(super) told: Mutex<Told>,
     /// How many retries its requests have left.
     pub(super) retry_budget: RetryBudget,
+    /// What stands before it.
+    pub(super) gates: Gates,
     /// The sets of living generations, the newest last.
     sets: Mutex<Vec<Weak<EndpointSet>>>,
 }
@@ -37,6 +41,20 @@ pub(super) struct Told {
 }
 
 impl LiveUpstream {
+    /// The state of an upstream that was not there before.
+    pub(super) fn new(name: Name) -> Self {
+        Self {
+            turns: AtomicU64::new(0),
+            outliers: Outliers::default(),
+            window_began: Mutex::default(),
+            ejecting: Mutex::default(),
+            told: Mutex::default(),
+            retry_budget: RetryBudget::new(Instant::now()),
+            gates: Gates::new(name),
+            sets: Mutex::default(),
+        }
+    }
+
     /// From now on this set is the newest: it judges, and those before it do not.
     pub(super) fn add_set(&self, set: &Arc<EndpointSet>) {
         let mut sets = self.sets();
@@ -78,19 +96,5 @@ impl LiveUpstream {
 
     fn sets(&self) -> MutexGuard<'_, Vec<Weak<EndpointSet>>> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for LiveUpstream {
-    fn default() -> Self {
-        Self {
-            turns: AtomicU64::new(0),
-            outliers: Outliers::default(),
-            window_began: Mutex::default(),
-            ejecting: Mutex::default(),
-            told: Mutex::default(),
-            retry_budget: RetryBudget::new(Instant::now()),
-            sets: Mutex::default(),
-        }
     }
 }

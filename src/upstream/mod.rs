@@ -8,6 +8,7 @@
 mod answers;
 mod authorities;
 mod balance;
+mod carried;
 mod config;
 mod connect;
 mod discovery;
@@ -17,6 +18,7 @@ mod eligibility_config;
 mod eligible;
 mod endpoint;
 mod for_certificates;
+mod gates;
 mod grpc_health;
 mod hash_config;
 mod health;
@@ -24,6 +26,7 @@ mod judged;
 mod keep_alive;
 mod keeper;
 mod latency;
+mod limits_config;
 mod live;
 mod live_tls;
 mod live_upstream;
@@ -72,10 +75,14 @@ pub use dns::Dns;
 pub use dns_config::{DnsConfig, RawDns};
 pub use eligibility_config::{EligibilityConfig, WhenNoneHealthy};
 pub use endpoint::{Endpoint, InFlight, Tried};
+pub use gates::{GateStatus, OpenConnection, TooManyConnections};
 pub use hash_config::{HashConfig, HashKey, RawHash};
 pub use health::Verdict;
 pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
 pub use keep_alive::parse_keep_alive;
+pub use limits_config::{
+    LimitsConfig, RawAdaptive, RawAdaptiveTable, RawBreaker, RawBreakerTable, RawLimits,
+};
 pub use live::Live;
 pub use outlier::{OutlierConfig, RawOutlierDetection, RawOutlierTable};
 pub use picked::Picked;
@@ -98,9 +105,13 @@ pub use tls_config::{
 pub use wish::Wish;
 
 pub use crate::telemetry::metrics::{EjectionReason, Fault};
-use crate::types::{EndpointAddress, Problems};
+use crate::{
+    limit::{Limiter, Open, Permit, Probe},
+    types::{ClientNetwork, EndpointAddress, Problems},
+};
 
 use self::{
+    live_upstream::LiveUpstream,
     peer::PeerTemplate,
     set::EndpointSet,
     tls::{EndpointTls, TlsFiles},
@@ -200,6 +211,7 @@ pub enum NoEndpoint {
 pub struct Upstream {
     config: Arc<UpstreamConfig>,
     set: Arc<EndpointSet>,
+    live: Arc<LiveUpstream>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -229,6 +241,35 @@ impl Upstream {
         self.set.live().retry_budget.take(self.config.retries.budget, now)
     }
 
+    /// Whether its breaker lets a request through: with what the try is to carry ([`Picked::probes`]) where it is one of
+    /// the few.
+    ///
+    /// # Errors
+    /// It is open. Becomes 503 with `Retry-After`.
+    pub fn pass(
+        &self,
+        network: Option<ClientNetwork>,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<Option<Probe>, Open> {
+        self.live.gates.pass(network, now)
+    }
+
+    /// A permit for a request; `None` where there is no limit.
+    ///
+    /// # Errors
+    /// There is no room: the limiter has a queue.
+    pub fn try_permit(&self) -> Result<Option<Permit>, Arc<Limiter>> {
+        self.live.gates.try_permit()
+    }
+
+    /// Counts a connection that the caller makes, until the result is dropped.
+    ///
+    /// # Errors
+    /// There are as many as there may be.
+    pub fn open_connection(&self) -> Result<OpenConnection, TooManyConnections> {
+        self.live.gates.connections().open()
+    }
+
     /// Whether at least one endpoint is known to be healthy.
     pub fn has_healthy(&self) -> bool {
         self.set.has_healthy()
@@ -248,6 +289,7 @@ impl Upstream {
             service: self.set.service_status(),
             endpoints: self.set.endpoint_status(),
             names: self.set.name_status(),
+            gates: self.live.gates.status(),
         }
     }
 }

@@ -14,8 +14,10 @@ use rustls_pki_types::ServerName;
 use crate::types::{EndpointAddress, defaults};
 
 use super::{
+    carried::Carried,
     config::{Timeouts, UpstreamConfig},
     endpoint::Endpoint,
+    gates::Connections,
     raw::UpstreamProtocol,
     secured::Security,
     tls::EndpointTls,
@@ -118,13 +120,21 @@ impl PeerTemplate {
             }
             let name = ServerName::try_from(peer.sni.clone())
                 .map_err(|_| PeerError::ServerName(peer.sni.clone()))?;
-            Security::new(Arc::clone(tls.http1()), name).put_on(&mut peer);
+            let security = Arc::new(Security::new(Arc::clone(tls.http1()), name));
+            Carried { security: Some(security), connections: None }.put_on(&mut peer);
         }
         Ok(Self {
             peer,
             pool_idle: config.pool_idle,
             follows_keep_alive: config.protocol != UpstreamProtocol::Http2,
         })
+    }
+
+    /// Has its connections counted.
+    pub(super) fn counted_by(mut self, connections: &Arc<Connections>) -> Self {
+        let carried = Carried::of(&self.peer);
+        Carried { connections: Some(Arc::clone(connections)), ..carried }.put_on(&mut self.peer);
+        self
     }
 
     /// The peer for one try.

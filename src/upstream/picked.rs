@@ -14,16 +14,20 @@ use pingora_core::upstreams::peer::HttpPeer;
 use super::{
     config::Timeouts,
     endpoint::{Endpoint, InFlight},
+    live_upstream::LiveUpstream,
     peer::PeerTemplate,
     sticky::StickyValue,
 };
-use crate::{telemetry::metrics::Fault, types::ClientNetwork};
+use crate::{limit::Probe, telemetry::metrics::Fault, types::ClientNetwork};
 
 /// An endpoint picked for one try. It counts as in flight until this is dropped.
 #[derive(Debug)]
 pub struct Picked {
     in_flight: InFlight,
     template: Arc<PeerTemplate>,
+    upstream: Arc<LiveUpstream>,
+    /// The upstream's breaker wants to know of this try in particular.
+    probe: Option<Probe>,
     /// Where the client of the try is.
     network: Option<ClientNetwork>,
     /// The value of the endpoint's cookie, where the upstream has sticky sessions.
@@ -36,17 +40,25 @@ impl Picked {
     pub(super) fn new(
         endpoint: Arc<Endpoint>,
         template: Arc<PeerTemplate>,
+        upstream: Arc<LiveUpstream>,
         network: Option<ClientNetwork>,
         sticky: Option<StickyValue>,
     ) -> Self {
         Self {
             in_flight: InFlight::start(endpoint),
             template,
+            upstream,
+            probe: None,
             network,
             sticky,
             status: None,
             is_told: false,
         }
+    }
+
+    /// What becomes of this try decides on the upstream's breaker.
+    pub fn probes(&mut self, probe: Option<Probe>) {
+        self.probe = probe;
     }
 
     /// The endpoint.
@@ -83,6 +95,7 @@ impl Picked {
             self.ended();
         } else {
             self.endpoint().answered_after(after, self.network, now);
+            self.upstream.gates.answered_after(after, now);
         }
     }
 
@@ -100,6 +113,7 @@ impl Picked {
     fn tell(&mut self, outcome: Result<(), Fault>) {
         if !std::mem::replace(&mut self.is_told, true) {
             self.endpoint().judge(outcome, self.network);
+            self.upstream.gates.judge(outcome, self.network, self.probe.take());
         }
     }
 

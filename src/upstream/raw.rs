@@ -6,8 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    eligibility_config::WhenNoneHealthy, hash_config::RawHash, outlier::RawOutlierDetection,
-    retries_config::RawRetries, sticky_config::RawSticky, tls_config::RawUpstreamTls,
+    eligibility_config::WhenNoneHealthy,
+    hash_config::RawHash,
+    limits_config::{RawBreaker, RawLimits},
+    outlier::RawOutlierDetection,
+    retries_config::RawRetries,
+    sticky_config::RawSticky,
+    tls_config::RawUpstreamTls,
 };
 use crate::types::{EndpointAddress, HumanDuration, Name, Percent, defaults, deserialize_by_form};
 
@@ -58,6 +63,11 @@ pub struct RawUpstream {
     pub timeouts: Option<RawTimeouts>,
     /// When a request is tried again.
     pub retries: Option<RawRetries>,
+    /// How much it is given at once; all off.
+    pub limits: Option<RawLimits>,
+    /// Asks nothing of it for a while when too much fails: `true`, or a table.
+    #[schemars(extend("default" = false))]
+    pub breaker: Option<RawBreaker>,
     /// `"keep"` sends the client's Host header on; anything else is sent in its place.
     #[schemars(extend("default" = "keep"))]
     pub host: Option<String>,

@@ -1,8 +1,8 @@
 //! TLS above a connection to an endpoint that Pingora has made: for HTTP/1.1.
 //!
 //! Pingora builds a client configuration for each connection where a peer has authorities or a certificate of its own, so
-//! that no session is ever resumed. Here all connections of an upstream share one. It comes with the peer: [`Security`] is
-//! put there when the peer is prepared, and taken by our connector (`judged.rs`). Connections that may be HTTP/2 stay
+//! that no session is ever resumed. Here all connections of an upstream share one. It comes with the peer (`carried.rs`) and
+//! is taken by our connector (`judged.rs`). Connections that may be HTTP/2 stay
 //! with Pingora, whose pool takes them from nobody else.
 
 use std::{
@@ -14,15 +14,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use pingora_core::{
-    protocols::{
-        GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-        Stream, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
-    },
-    upstreams::peer::HttpPeer,
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest,
 };
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::ResponseHeader;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -38,22 +34,6 @@ impl Security {
     /// With this configuration, for an endpoint of this name.
     pub(super) fn new(config: Arc<ClientConfig>, server_name: ServerName<'static>) -> Self {
         Self { config, server_name }
-    }
-
-    /// Puts it on a peer. Pingora has no place there for a value of ours, but one for a function that gives one: it is
-    /// meant for proxies between us and the endpoint, which no peer of ours has, and so never called by Pingora.
-    pub(super) fn put_on(self, peer: &mut HttpPeer) {
-        let security = Arc::new(self);
-        peer.options.proxy_digest_user_data_hook =
-            Some(Arc::new(move |_, _| Some(Box::new(Arc::clone(&security)))));
-    }
-
-    /// That which was put on a peer.
-    pub(super) fn of(peer: &HttpPeer) -> Option<Arc<Self>> {
-        let hook = peer.options.proxy_digest_user_data_hook.as_ref()?;
-        let (request, ()) = http::Request::new(()).into_parts();
-        let answer = ResponseHeader::build(http::StatusCode::OK, None).ok()?;
-        hook(&request, &answer)?.downcast().ok().map(|security| *security)
     }
 
     /// Shakes hands over a connection.

@@ -184,6 +184,7 @@ impl EndpointSet {
             Some((member, sticky)) => Ok(Picked::new(
                 Arc::clone(&member.endpoint),
                 Arc::clone(&member.template),
+                Arc::clone(&self.upstream),
                 wish.network,
                 sticky,
             )),
@@ -304,7 +305,7 @@ impl EndpointSet {
         let Place { address, host, weight, priority, zone } = place;
         let made = PeerTemplate::new(config, tls.as_deref(), &address, host.as_deref());
         let template = match made {
-            Ok(template) => Arc::new(template),
+            Ok(template) => Arc::new(template.counted_by(self.upstream.gates.connections())),
             // Compiling has tried the written addresses, and names resolve to IP addresses.
             Err(error) => {
                 tracing::error!(upstream = %config.name, %address, %error, "endpoint left out");

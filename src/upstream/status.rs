@@ -9,7 +9,7 @@ use crate::{
     types::Name,
 };
 
-use super::{endpoint::Endpoint, health::Verdict, raw::Balance};
+use super::{endpoint::Endpoint, gates::GateStatus, health::Verdict, raw::Balance};
 
 /// An upstream as it is now.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +25,9 @@ pub struct UpstreamStatus {
     /// Its host names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<NameStatus>,
+    /// Its limits and its breaker.
+    #[serde(skip)]
+    pub gates: GateStatus,
 }
 
 /// How an upstream stands as a whole.

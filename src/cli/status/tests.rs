@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::admin::{
     AdminServer, CertificateOrigin, CertificateStatus, ConfigurationStatus, Control,
-    EndpointStatus, ListenerStatus, ReloadOutcome, ReloadStatus, RouteStatus, SiteStatus, Token,
-    UpstreamStatus,
+    EndpointStatus, LimitsStatus, ListenerStatus, OverloadStatus, ReloadOutcome, ReloadStatus,
+    RouteStatus, SiteStatus, Token, UpstreamStatus,
 };
 use crate::telemetry::LogLevelStatus;
 
@@ -70,6 +70,7 @@ fn sample() -> Status {
                 in_service: 1,
                 panic: None,
                 below_stable_min: None,
+                limits: LimitsStatus::default(),
                 endpoints: vec![
                     endpoint("10.0.0.11:8080", HealthStatus::Healthy, None),
                     endpoint("10.0.0.12:8080", HealthStatus::Unhealthy, Some("refused\x1b[2J")),
@@ -82,10 +83,12 @@ fn sample() -> Status {
                 in_service: 0,
                 panic: None,
                 below_stable_min: None,
+                limits: LimitsStatus::default(),
                 endpoints: Vec::new(),
                 names: Vec::new(),
             },
         ],
+        overload: OverloadStatus::default(),
         certificates: ["2026-11-20T07:35:00Z", "2026-11-23T07:35:00Z", "2027-11-21T07:35:00Z"]
             .map(|not_after| CertificateStatus {
                 site: "shop".into(),

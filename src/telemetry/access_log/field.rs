@@ -55,6 +55,8 @@ fields! {
     DurationMs = "duration_ms",
     /// The part of it in which the edge waited for the upstream.
     UpstreamDurationMs = "upstream_duration_ms",
+    /// How long it waited for room at a limit; absent where it did not.
+    QueueMs = "queue_ms",
     /// The site.
     Site = "site",
     /// The route.

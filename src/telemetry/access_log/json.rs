@@ -62,6 +62,7 @@ fn write_field(
         Field::UpstreamDurationMs => {
             optional_milliseconds(line, field.name(), entry.upstream_duration);
         }
+        Field::QueueMs => optional_milliseconds(line, field.name(), entry.queue_duration),
         Field::Site => return optional(line, field, entry.site),
         Field::Route => return optional(line, field, entry.route),
         Field::Upstream => return optional(line, field, entry.upstream),

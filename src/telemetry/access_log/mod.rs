@@ -68,6 +68,8 @@ pub struct Entry<'a> {
     pub duration: Duration,
     /// The part of it in which the edge waited for the upstream.
     pub upstream_duration: Option<Duration>,
+    /// How long it waited for room at a limit, where it did.
+    pub queue_duration: Option<Duration>,
     /// The site.
     pub site: Option<&'a str>,
     /// The route.
@@ -110,6 +112,7 @@ impl Entry<'_> {
             bytes_out: 0,
             duration: Duration::ZERO,
             upstream_duration: None,
+            queue_duration: None,
             site: None,
             route: None,
             upstream: None,

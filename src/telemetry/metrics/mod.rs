@@ -9,6 +9,7 @@
 //! series is bounded by the configuration.
 
 mod kept;
+mod limits;
 mod listener;
 mod names;
 mod reference;
@@ -32,10 +33,11 @@ use prometheus::{
 
 use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_class};
 pub use self::{
+    limits::EdgeSample,
     listener::{ListenerMetrics, OpenConnection},
     names::{
         ConnectionRefused, EjectionReason, Fault, HandshakeFailure, HeadRefused, InjectedFault,
-        LimitReached, LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
+        LimitReached, Limited, LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
     route::{InFlight, RouteMetrics},
@@ -367,6 +369,7 @@ impl Metrics {
         let mut families = self.registry.gather();
         families.extend(series::of_routes(self.routes.all()));
         families.extend(sample::families(samples));
+        families.extend(limits::families(&samples.upstreams, &samples.edge));
         // The encoder refuses a family without series.
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();

@@ -125,6 +125,32 @@ definitions! {
         LOOK_UPS: Counter "tidegate_dns_lookups_total" ["result"]
             "Look-ups of endpoints' names by their result.";
     }
+    "Limits": {
+        LIMITED: Counter "tidegate_requests_limited_total" ["site", "route", "upstream", "reason"]
+            "Requests that got 503 because of a limit. Series are there from the first one on.";
+        SHED: Counter "tidegate_requests_shed_total" ["site", "route", "upstream", "criticality"]
+            "Requests that got 503 because the edge had all it can take (`reason` is `overloaded` there), by the route's criticality.";
+        QUEUE_DURATION: Histogram "tidegate_queue_duration_seconds" ["site", "route", "upstream"]
+            "Time that requests waited for room: those that had to wait.";
+        UPSTREAM_REQUESTS: Gauge "tidegate_upstream_requests_in_flight" ["upstream"]
+            "Requests at an upstream whose requests have a limit, without long streams.";
+        UPSTREAM_REQUEST_LIMIT: Gauge "tidegate_upstream_request_limit" ["upstream"]
+            "How many there may be now.";
+        UPSTREAM_WAITING: Gauge "tidegate_upstream_requests_waiting" ["upstream"]
+            "Requests that wait for room at the upstream.";
+        UPSTREAM_CONNECTIONS: Gauge "tidegate_upstream_connections" ["upstream"]
+            "Open connections of HTTP/1.1 and TCP to the upstream's endpoints, unused ones too; HTTP/2 is not counted.";
+        BREAKER_STATE: Gauge "tidegate_breaker_state" ["upstream"]
+            "0 where the upstream's breaker is closed, 1 half-open, 2 open.";
+        BREAKER_CHANGES: Counter "tidegate_breaker_changes_total" ["upstream", "state"]
+            "How often the breaker came into each state.";
+        EDGE_REQUESTS: Gauge "tidegate_edge_requests_in_flight" []
+            "Requests of all routes that are being served, without long streams.";
+        SHEDDING: Gauge "tidegate_overload_shedding" []
+            "1 where requests are refused because the edge has all it can take, or were in the last two seconds; else 0.";
+        EDGE_MEMORY: Gauge "tidegate_resident_memory_bytes" []
+            "Resident memory, where `server.overload.max_memory` is in force.";
+    }
     "Certificates": {
         CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
             "When the site's certificate ends, in seconds since 1970; the earliest of several.";
@@ -179,6 +205,12 @@ pub(super) const TUNNEL_BUCKETS: &[f64] =
 
 /// Values of `status`, by index; the last is for requests without an answer.
 pub(super) const STATUS_CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
+
+/// Values of `criticality`, the least important first.
+pub(super) const CRITICALITIES: [&str; 4] = ["low", "normal", "high", "critical"];
+
+/// Values of `state` of a breaker, as the gauge counts them.
+pub(super) const BREAKER_STATES: [&str; 3] = ["closed", "half_open", "open"];
 
 macro_rules! label_values {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* })*) => {$(
@@ -239,6 +271,23 @@ label_values! {
         TooLarge = "too_large",
         /// The edge failed.
         Internal = "internal",
+    }
+    /// Which limit refused a request.
+    Limited {
+        /// The edge has all that it can take.
+        Overloaded = "overloaded",
+        /// The policy `concurrency`: no room, and none in its queue.
+        ConcurrencyFull = "concurrency_full",
+        /// The policy `concurrency`: no room in time.
+        ConcurrencyTimeout = "concurrency_timeout",
+        /// The upstream's breaker is open.
+        BreakerOpen = "breaker_open",
+        /// The upstream has no room, and none in its queue.
+        UpstreamFull = "upstream_full",
+        /// The upstream has no room in time.
+        UpstreamQueueTimeout = "upstream_queue_timeout",
+        /// The upstream has as many connections as it may.
+        UpstreamConnections = "upstream_connections",
     }
     /// Why a connection was closed before its first request.
     ConnectionRefused {
@@ -377,6 +426,8 @@ label_values! {
         Drained = "drained",
         /// No endpoint is healthy, or none is known.
         NoEndpoint = "no_endpoint",
+        /// The upstream has as many connections as it may.
+        ConnectionLimit = "connection_limit",
         /// No endpoint took it.
         ConnectFailed = "connect_failed",
         /// No endpoint took it in time.
@@ -452,6 +503,9 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
         L::ALL.iter().map(|value| value.label()).collect()
     }
     match (definition.name, label) {
+        (_, "criticality") => Some(CRITICALITIES.to_vec()),
+        (_, "state") => Some(BREAKER_STATES.to_vec()),
+        (name, "reason") if name == LIMITED.name => Some(all::<Limited>()),
         (_, "status") => Some(STATUS_CLASSES.to_vec()),
         (_, "end") => Some(all::<TunnelEnd>()),
         (name, "result") if name == LOOK_UPS.name => Some(all::<LookUpResult>()),

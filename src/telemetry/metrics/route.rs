@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use super::names::{BUCKETS, OWN_BUCKETS, STATUS_CLASSES};
+use super::{
+    limits::RouteLimits,
+    names::{BUCKETS, Limited, OWN_BUCKETS, STATUS_CLASSES},
+};
 
 /// What is counted by site, route and upstream.
 ///
@@ -24,6 +27,7 @@ pub struct RouteMetrics {
     pub(super) bytes_out: AtomicU64,
     pub(super) fallbacks: AtomicU64,
     times: OnceLock<Box<Times>>,
+    limits: OnceLock<Box<RouteLimits>>,
 }
 
 /// The histograms of a route.
@@ -46,12 +50,12 @@ pub(super) struct Durations {
 }
 
 impl Durations {
-    fn new(bounds: &'static [f64]) -> Self {
+    pub(super) fn new(bounds: &'static [f64]) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Self { bounds, counts, nanoseconds: AtomicU64::new(0) }
     }
 
-    fn observe(&self, duration: Duration) {
+    pub(super) fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let place = self.bounds.partition_point(|bound| *bound < seconds);
         if let Some(count) = self.counts.get(place) {
@@ -123,6 +127,26 @@ impl RouteMetrics {
         times.own.observe(total.saturating_sub(upstream.unwrap_or_default()));
         self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
         self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
+    }
+
+    /// Counts a request that a limit refused.
+    pub fn limited(&self, reason: Limited) {
+        self.limits.get_or_init(Box::default).limited(reason);
+    }
+
+    /// Counts a request that the edge refused for want of room, by the place of its criticality, the least important first.
+    pub fn shed(&self, criticality: usize) {
+        self.limits.get_or_init(Box::default).shed(criticality);
+    }
+
+    /// Counts the time that a request has waited for room.
+    pub fn waited(&self, waited: Duration) {
+        self.limits.get_or_init(Box::default).waited(waited);
+    }
+
+    /// What limits did to it; `None` before the first request that was refused or had to wait.
+    pub(super) fn limits(&self) -> Option<&RouteLimits> {
+        self.limits.get().map(Box::as_ref)
     }
 
     /// Its histograms; `None` before the first request.

@@ -4,6 +4,7 @@ use prometheus::Registry;
 
 use super::{
     counters, gauges,
+    limits::EdgeSample,
     names::{self, EjectionReason, Fault},
     register,
 };
@@ -18,6 +19,8 @@ pub struct Samples {
     pub endpoints: Vec<EndpointSample>,
     /// Certificates.
     pub certificates: Vec<CertificateSample>,
+    /// The edge as a whole.
+    pub edge: EdgeSample,
 }
 
 /// An upstream at the moment of a scrape.
@@ -29,6 +32,14 @@ pub struct UpstreamSample {
     pub is_panicking: Option<bool>,
     /// It has fewer endpoints than it should have. `None` where no number is stated.
     pub is_below_stable_min: Option<bool>,
+    /// Requests at it and how many there may be, where they have a limit.
+    pub requests: Option<(u32, u32)>,
+    /// Requests that wait.
+    pub waiting: u32,
+    /// Connections that are counted.
+    pub connections: u32,
+    /// The breaker's state (0 closed, 1 half-open, 2 open), and how often it has come into each.
+    pub breaker: Option<(u8, [u64; 3])>,
 }
 
 /// An endpoint at the moment of a scrape.

@@ -14,7 +14,7 @@ use prometheus::proto::{
 
 use super::{
     RouteKey,
-    names::{self, Definition, Kind, STATUS_CLASSES},
+    names::{self, CRITICALITIES, Definition, Kind, Limited, STATUS_CLASSES},
     route::{Durations, RouteMetrics, Times},
 };
 
@@ -51,6 +51,21 @@ pub(super) fn of_routes(mut routes: Vec<(RouteKey, Arc<RouteMetrics>)>) -> Vec<M
         metric.set_gauge(gauge);
         metric
     });
+    let of_limits = || used.iter().filter_map(|route| Some((route, route.counts.limits()?)));
+    let happened = |count: &&AtomicU64| count.load(Ordering::Relaxed) > 0;
+    let limited = of_limits().flat_map(|(route, limits)| {
+        let reasons = Limited::ALL.iter().zip(&limits.limited);
+        let some = reasons.filter(move |(_, count)| happened(count));
+        some.map(|(reason, count)| counter(route.with("reason", reason.label()), count))
+    });
+    let shed = of_limits().flat_map(|(route, limits)| {
+        let words = CRITICALITIES.iter().zip(&limits.shed);
+        let some = words.filter(move |(_, count)| happened(count));
+        some.map(|(word, count)| counter(route.with("criticality", word), count))
+    });
+    let queues = of_limits()
+        .filter(|(_, limits)| limits.queue.cumulative().last().is_some_and(|count| *count > 0))
+        .map(|(route, limits)| histogram(route.labels(None), &limits.queue));
     vec![
         family(&names::REQUESTS, requests.collect()),
         family(&names::REQUEST_DURATION, histogram_of(|times| &times.total)),
@@ -60,6 +75,9 @@ pub(super) fn of_routes(mut routes: Vec<(RouteKey, Arc<RouteMetrics>)>) -> Vec<M
         family(&names::REQUEST_BYTES, counter_of(|counts| &counts.bytes_in)),
         family(&names::RESPONSE_BYTES, counter_of(|counts| &counts.bytes_out)),
         family(&names::FALLBACKS, fallbacks.collect()),
+        family(&names::LIMITED, limited.collect()),
+        family(&names::SHED, shed.collect()),
+        family(&names::QUEUE_DURATION, queues.collect()),
     ]
 }
 
@@ -71,6 +89,14 @@ struct Used<'a> {
 }
 
 impl Used<'_> {
+    /// Its labels and another one, by name.
+    fn with(&self, name: &str, value: &str) -> Vec<LabelPair> {
+        let mut labels = self.labels(None);
+        labels.push(label(name, value));
+        labels.sort_by(|one, other| one.name().cmp(other.name()));
+        labels
+    }
+
     /// By name, as the encoder of other families has them.
     fn labels(&self, status: Option<&str>) -> Vec<LabelPair> {
         let [site, route, upstream] = self.key.labels();

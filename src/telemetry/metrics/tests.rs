@@ -40,11 +40,19 @@ fn every_metric_can_be_registered() {
         upstream: "web".parse().unwrap(),
         is_panicking: Some(true),
         is_below_stable_min: Some(false),
+        requests: Some((1, 2)),
+        waiting: 3,
+        connections: 4,
+        breaker: Some((2, [0, 0, 1])),
     };
+    route.limited(Limited::UpstreamFull);
+    route.shed(0);
+    route.waited(Duration::from_millis(1));
     let text = metrics.render(&Samples {
         upstreams: vec![upstream],
         endpoints: vec![sample("10.0.0.1:80", true)],
         certificates: vec![certificate],
+        edge: EdgeSample { in_flight: 1, memory: Some(2), is_shedding: false },
     });
     for (_, definitions) in names::SECTIONS {
         for definition in *definitions {
@@ -197,6 +205,7 @@ fn endpoints_and_certificates_leave_no_series_behind() {
         upstreams: Vec::new(),
         endpoints: vec![sample("10.0.0.1:80", true), sample("unix:/run/a\"b.sock", false)],
         certificates: vec![certificate(50), certificate(40)],
+        edge: EdgeSample::default(),
     });
     for (series, expected) in [
         (r#"tidegate_endpoint_healthy{endpoint="10.0.0.1:80",upstream="web"}"#, 1.0),

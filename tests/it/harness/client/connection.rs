@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,7 +12,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
+    net::{TcpSocket, TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
 
@@ -32,6 +33,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 pub(super) struct Target {
     /// `127.0.0.1:port` or `unix:/path`.
     pub(super) address: String,
+    /// Where it connects from, where that matters.
+    pub(super) source: Option<Ipv4Addr>,
     pub(super) tls: Option<Tls>,
     pub(super) is_http2: bool,
 }
@@ -45,13 +48,20 @@ impl Target {
         self.address.rsplit_once(':').map_or(&self.address, |(host, _)| host)
     }
 
+    async fn connect_tcp(&self) -> std::io::Result<TcpStream> {
+        let Some(source) = self.source else { return TcpStream::connect(&self.address).await };
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        socket.connect(self.address.parse().expect("an address and a port")).await
+    }
+
     /// Connects and shakes hands.
     pub(super) async fn connect(&self) -> Result<(Box<dyn Io>, Option<Handshake>), Failure> {
         let failed = |error: std::io::Error| Failure::new(FailureKind::Connect, error);
         let plain: Box<dyn Io> = if let Some(path) = self.address.strip_prefix("unix:") {
             Box::new(UnixStream::connect(path).await.map_err(failed)?)
         } else {
-            let stream = TcpStream::connect(&self.address).await.map_err(failed)?;
+            let stream = self.connect_tcp().await.map_err(failed)?;
             // It fails on a connection that is reset already; the request will say so.
             let _ = stream.set_nodelay(true);
             Box::new(stream)

@@ -50,12 +50,23 @@ impl Client {
     /// A client of `127.0.0.1:port` or `unix:/path`, over plain HTTP/1.1.
     pub fn to(address: impl std::fmt::Display) -> Self {
         Self {
-            target: Target { address: address.to_string(), tls: None, is_http2: false },
+            target: Target {
+                address: address.to_string(),
+                source: None,
+                tls: None,
+                is_http2: false,
+            },
             host: None,
             timeout: TIMEOUT,
             keeps: true,
             idle: Mutex::new(None),
         }
+    }
+
+    /// Connects from this address: `127.0.0.2` is another client than `127.0.0.1`.
+    pub fn from(mut self, source: &str) -> Self {
+        self.target.source = Some(source.parse().expect("an address"));
+        self
     }
 
     /// Speaks TLS.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
 use tonic_health::server::HealthReporter;
 
 use super::Origin;
@@ -36,6 +37,8 @@ pub(super) struct Options {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) delay: Duration,
+    /// So many are answered at once; the others wait their turn.
+    pub(super) places: Option<Semaphore>,
     pub(super) protocol: Protocol,
     pub(super) tls: TlsOptions,
     pub(super) unix: Option<PathBuf>,
@@ -83,6 +86,7 @@ impl Default for Builder {
                 status: StatusCode::OK,
                 headers: HeaderMap::new(),
                 delay: Duration::ZERO,
+                places: None,
                 protocol: Protocol::Either,
                 tls: TlsOptions { alpn: &[], clients: None },
                 unix: None,
@@ -121,6 +125,12 @@ impl Builder {
     /// Waits before each answer.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.options.delay = delay;
+        self
+    }
+
+    /// Answers so many at once, and the others after them: with [`Self::delay`] its capacity is known.
+    pub fn places(mut self, n: usize) -> Self {
+        self.options.places = Some(Semaphore::new(n));
         self
     }
 

@@ -123,6 +123,10 @@ async fn not_hanging(shared: &Shared) {
 
 async fn wait(shared: &Shared) {
     not_hanging(shared).await;
+    let _place = match &shared.options.places {
+        Some(places) => places.acquire().await.ok(),
+        None => None,
+    };
     let delay = *lock(&shared.delay);
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
