@@ -44,7 +44,7 @@ impl TooManyConnections {
 }
 
 /// What an upstream's gates have to show. Read now and then, never by a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GateStatus {
     /// Requests at it, and how many there may be; `None` where they have no limit.
     pub requests: Option<(u32, u32)>,
