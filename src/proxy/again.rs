@@ -20,7 +20,9 @@ use super::{
     fallback,
     watchdog::Expired,
 };
-use crate::upstream::{Again, FailedTry, Fault, MalformedAnswer, NotAgain, Picked, TryFailure};
+use crate::upstream::{
+    Again, FailedTry, Fault, MalformedAnswer, NotAgain, Picked, TooManyConnections, TryFailure,
+};
 
 /// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
 pub(super) fn connect_failed(
@@ -34,6 +36,11 @@ pub(super) fn connect_failed(
     }
     let failure = ctx.failure_of(&error);
     ctx.tries.records.end(Some(failure.reason()), now);
+    if TooManyConnections::of(&error).is_some() {
+        // A limit of ours says nothing of the endpoint, and holds for the others too.
+        error.set_retry(!ctx.tries.was_sent && fallback::take_over(ctx, &failure, now));
+        return error;
+    }
     tell(ctx, Some(Fault::Connect));
     error.set_retry(goes_on(session, ctx, TryFailure::Connect, &failure, now));
     error
@@ -129,7 +136,10 @@ fn goes_on(
     let budget = || upstream_of(ctx).is_some_and(|upstream| upstream.takes_retry(now));
     match forward.retries.again(&failed, budget, |limit| fastrand::u64(0..=limit)) {
         Again::Yes { pause, elsewhere_at_once } => {
-            let picked = upstream_of(ctx).and_then(|upstream| upstream.pick(&ctx.tries.wish).ok());
+            // A breaker that has opened meanwhile wants no retries, and a half-open one lets first tries through only.
+            let picked = upstream_of(ctx)
+                .filter(|upstream| matches!(upstream.pass(None, || now), Ok(None)))
+                .and_then(|upstream| upstream.pick(&ctx.tries.wish).ok());
             if let Some(picked) = picked {
                 try_again(ctx, picked, pause, elsewhere_at_once);
                 return true;

@@ -22,12 +22,21 @@ pub(super) fn take_over(ctx: &mut RequestContext, failure: &Failure, now: Instan
     if tries.fallback.is_some() || is_late || !failure.is_of_upstream() {
         return false;
     }
-    let tried = std::mem::replace(&mut tries.wish.tried, Tried::new());
     let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(forward.index));
-    let Some(picked) = upstream.and_then(|upstream| upstream.pick(&tries.wish).ok()) else {
+    let Some(upstream) = upstream else { return false };
+    // Its gates hold for this request too, but for their queues: it has waited enough.
+    let (Ok(probe), Ok(permit)) =
+        (upstream.pass(tries.wish.network, || now), upstream.try_permit())
+    else {
+        return false;
+    };
+    let tried = std::mem::replace(&mut tries.wish.tried, Tried::new());
+    let Ok(mut picked) = upstream.pick(&tries.wish) else {
         tries.wish.tried = tried;
         return false;
     };
+    picked.probes(probe);
+    tries.permit = permit;
     tries.upstream = Some(forward.index);
     tries.timeouts = forward.timeouts;
     tries.count = 0;

@@ -113,6 +113,7 @@ fn row(member: &Member, config: &UpstreamConfig) -> Row {
     let own_zone = config.eligibility.own_zone.as_ref();
     Row {
         standing: match member.verdict() {
+            Verdict::Unhealthy if member.is_recovering() => Standing::Recovering,
             Verdict::Unhealthy => Standing::Unhealthy,
             _ if is_ejected => Standing::Ejected,
             Verdict::Unknown => Standing::Unknown,

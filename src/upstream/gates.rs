@@ -116,7 +116,7 @@ impl Gates {
                 tracing::warn!(%upstream, "breaker opened: too many requests failed");
             }
             BreakerState::HalfOpen => {
-                tracing::info!(%upstream, "breaker lets some requests through")
+                tracing::info!(%upstream, "breaker lets some requests through");
             }
             BreakerState::Closed => tracing::info!(%upstream, "breaker closed"),
         })

@@ -76,6 +76,11 @@ impl HealthState {
         self.decides_at_once = true;
     }
 
+    /// Its last probe was good, and it takes more of them to be healthy again.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.verdict == Verdict::Unhealthy && self.against > 0
+    }
+
     /// Takes the outcome of a probe, and says whether the verdict has changed.
     pub(super) fn record(
         &mut self,
@@ -150,6 +155,11 @@ impl Health {
         self.lock().clone()
     }
 
+    /// Whether it is unhealthy, and its last probe was good.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.lock().is_recovering()
+    }
+
     /// Whether at least one probe has ended.
     pub(super) fn has_been_probed(&self) -> bool {
         self.has_been_probed.load(Ordering::Acquire)
@@ -181,7 +191,12 @@ impl Health {
             healthy_after: check.healthy_after,
             unhealthy_after: check.unhealthy_after,
         };
-        let is_changed = self.lock().record(thresholds, outcome, now);
+        let (is_changed, is_new_hope) = {
+            let mut state = self.lock();
+            let was_recovering = state.is_recovering();
+            let is_changed = state.record(thresholds, outcome, now);
+            (is_changed, was_recovering != state.is_recovering())
+        };
         let is_first = !self.has_been_probed.swap(true, Ordering::AcqRel);
         if is_changed {
             let (upstream, endpoint) = (&self.upstream, &self.endpoint);
@@ -190,7 +205,7 @@ impl Health {
                 Some(error) => tracing::warn!(%upstream, %endpoint, %error, "endpoint unhealthy"),
             }
         }
-        if is_changed || is_first {
+        if is_changed || is_first || is_new_hope {
             self.watchers.notify();
         }
     }

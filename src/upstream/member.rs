@@ -36,6 +36,11 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Its probes failed, and the last one was good.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.health.as_ref().is_some_and(|(health, _)| health.is_recovering())
+    }
+
     pub(super) fn verdict(&self) -> Verdict {
         self.health.as_ref().map_or(Verdict::Healthy, |(health, _)| health.verdict())
     }

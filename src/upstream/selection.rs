@@ -18,6 +18,8 @@ pub(super) enum Standing {
     Unknown,
     /// Worse than the others by their traffic; its probes do not speak against it.
     Ejected,
+    /// Its probes failed, and the last one did not: where there is nobody else, one good probe is enough.
+    Recovering,
     /// Its probes fail.
     Unhealthy,
 }
@@ -122,6 +124,7 @@ mod tests {
                     'h' => Standing::Healthy,
                     '?' => Standing::Unknown,
                     'e' => Standing::Ejected,
+                    'r' => Standing::Recovering,
                     _ => Standing::Unhealthy,
                 },
                 priority: letters[1].to_digit(10).unwrap(),
@@ -147,6 +150,9 @@ mod tests {
             ("h0 u0 e0 ?0 h0", "04"),
             ("u0 e0 ?0", "2"),
             ("u0 e0 e0", "12"), // all that probes do not speak against: rather an outlier than nobody
+            ("u0 r0 r0", "12"), // one good probe is enough where all are down
+            ("u0 r0 e0", "2"),
+            ("r0 h0", "1"),
             ("u0 u0", ""),
             ("", ""),
         ] {

@@ -28,6 +28,7 @@ mod config;
 mod demo_origin;
 mod dns;
 mod docs;
+mod endpoints_fail;
 mod exhaustion;
 mod fallback;
 mod faults;
