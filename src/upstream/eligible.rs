@@ -101,7 +101,7 @@ impl Eligible {
             .filter(|index| {
                 self.candidates.get(*index).is_some_and(|one| is_open(&one.member.endpoint))
             })
-            .or_else(|| self.chooser.choose(wish.hash, turns, is_open))?;
+            .or_else(|| self.chooser.choose(wish.hash, turns, !wish.tried.is_empty(), is_open))?;
         let sticky = self.sticky.as_ref().and_then(|table| table.value(index));
         self.candidates.get(index).map(|candidate| (&candidate.member, sticky))
     }

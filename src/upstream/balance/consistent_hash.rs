@@ -25,8 +25,9 @@ const A_DIGEST: u32 = 4;
 /// Points that are looked at for a key whose endpoints are full. Then the least loaded endpoint takes the request.
 const WALK: usize = 256;
 
-/// Up to so many endpoints the requests in flight are summed at each pick. Of more they are at each eighth of a turn, on average.
-const SUMMED: usize = 32;
+/// Up to so many endpoints the requests in flight are summed at each pick. Of more they are at as many picks as make so many looks at
+/// an endpoint a pick, on average.
+const SUMMED: usize = 8;
 
 /// What a product of shares may be off by; a bound that is a whole number stays one.
 const ROUNDING: f64 = 1e-6;
@@ -88,7 +89,8 @@ impl Ring {
             load == 0 || {
                 let total = *total.get_or_insert_with(|| self.total(random, &in_flight));
                 let bound = self.bounds.get(owner).copied().unwrap_or_default();
-                (load as f64) < (bound * (total + 1) as f64 - ROUNDING).ceil()
+                // As good as a comparison with the bound rounded up, since the load is a whole number.
+                (load as f64) < bound * (total + 1) as f64 - ROUNDING
             }
         };
         let around = behind.iter().chain(before).take(WALK).map(|owner| *owner as usize);
@@ -106,7 +108,7 @@ impl Ring {
     /// Requests in flight with all candidates.
     fn total(&self, random: &mut fastrand::Rng, in_flight: impl Fn(usize) -> usize) -> u64 {
         let count = self.bounds.len();
-        if count > SUMMED && random.usize(..count) >= 8 {
+        if count > SUMMED && random.usize(..count) >= SUMMED {
             return self.total.load(Ordering::Relaxed);
         }
         let total = (0..count).map(|index| in_flight(index) as u64).sum();
@@ -278,7 +280,7 @@ mod tests {
                 let mut bound = (1.25 * share * (sum + 1) as f64 - ROUNDING).ceil().max(1.0);
                 if weights.len() > SUMMED {
                     // The sum is a few picks old.
-                    bound += 2.0;
+                    bound += 3.0;
                 }
                 in_flight[index] += 1;
                 open.push(index);

@@ -60,13 +60,15 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
 
 /// The next index of a cycle that `is_open` lets through, or `None` where it lets none through.
 ///
-/// `turns` counts the picks of the upstream over all its generations; each call takes one turn.
+/// `turns` counts the picks of the upstream over all its generations. A retry takes no turn: else, of two endpoints, the
+/// dead one would have every first try.
 pub(super) fn round_robin(
     cycle: &[u32],
     turns: &AtomicU64,
+    is_retry: bool,
     is_open: impl Fn(usize) -> bool,
 ) -> Option<usize> {
-    let turn = turns.fetch_add(1, Ordering::Relaxed);
+    let turn = turns.fetch_add(u64::from(!is_retry), Ordering::Relaxed);
     let start = turn.checked_rem(cycle.len() as u64)? as usize;
     let (before, after) = cycle.split_at_checked(start)?;
     after.iter().chain(before).map(|index| *index as usize).find(|index| is_open(*index))
@@ -122,12 +124,14 @@ mod tests {
     fn round_robin_skips_what_is_closed_and_goes_on() {
         let turns = AtomicU64::new(0);
         let cycle = smooth_cycle(&[1, 1, 1]);
-        let pick = |closed: &[usize]| round_robin(&cycle, &turns, |i| !closed.contains(&i));
+        let pick = |closed: &[usize]| round_robin(&cycle, &turns, false, |i| !closed.contains(&i));
         assert_eq!([pick(&[]), pick(&[]), pick(&[])], [Some(0), Some(1), Some(2)]);
         assert_eq!(pick(&[0]), Some(1));
         assert_eq!(pick(&[1, 2]), Some(0));
         assert_eq!(pick(&[0, 1, 2]), None);
-        assert_eq!(round_robin(&[], &turns, |_| true), None);
+        let retry = |closed: usize| round_robin(&cycle, &turns, true, |i| i != closed);
+        assert_eq!([retry(0), retry(0), pick(&[])], [Some(1), Some(1), Some(0)], "no turn taken");
+        assert_eq!(round_robin(&[], &turns, false, |_| true), None);
     }
 
     #[test]
@@ -139,7 +143,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..1_250 {
-                        let index = round_robin(&cycle, &turns, |_| true).unwrap();
+                        let index = round_robin(&cycle, &turns, false, |_| true).unwrap();
                         counts[index].fetch_add(1, Ordering::Relaxed);
                     }
                 });

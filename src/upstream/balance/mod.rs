@@ -5,6 +5,7 @@
 //! to one another counts.
 
 mod consistent_hash;
+mod costs;
 mod cycle;
 mod least_conn;
 mod lots;
@@ -19,10 +20,10 @@ use super::{
 };
 
 /// Up to so many candidates least-conn and peak-ewma look at each; of more at a sample.
-const COMPARED: usize = peak_ewma::MOST;
+const COMPARED: usize = 16;
 
 /// The size of that sample.
-const SAMPLE: usize = 4;
+const SAMPLE: usize = 3;
 
 /// A way of balancing, prepared for one list of candidates.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub(super) struct Chooser {
 struct Contender {
     endpoint: Arc<Endpoint>,
     weight: u32,
+    /// One by it.
+    per_weight: f64,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,11 @@ impl Chooser {
     ) -> Self {
         let contenders: Box<[Contender]> = candidates
             .iter()
-            .map(|one| Contender { endpoint: Arc::clone(&one.member.endpoint), weight: one.weight })
+            .map(|one| Contender {
+                endpoint: Arc::clone(&one.member.endpoint),
+                weight: one.weight,
+                per_weight: 1.0 / f64::from(one.weight),
+            })
             .collect();
         let weights: Vec<u32> = candidates.iter().map(|one| one.weight).collect();
         let method = match balance {
@@ -89,6 +96,7 @@ impl Chooser {
         &self,
         hash: Option<u64>,
         turns: &AtomicU64,
+        is_retry: bool,
         is_open: impl Fn(&Endpoint) -> bool,
     ) -> Option<usize> {
         let is_open = &is_open;
@@ -96,14 +104,14 @@ impl Chooser {
             |index: usize| self.contenders.get(index).is_some_and(|one| is_open(&one.endpoint));
         let random = || fastrand::Rng::with_seed(fastrand::u64(..));
         match &self.method {
-            Method::RoundRobin(cycle) => cycle::round_robin(cycle, turns, is_open),
+            Method::RoundRobin(cycle) => cycle::round_robin(cycle, turns, is_retry, is_open),
             Method::LeastConn(lots) => {
-                let sampled = || {
-                    let sample = lots.sample::<SAMPLE>(&mut random(), is_open);
-                    random_two::least_of(&sample, |index| self.load(index))
-                };
-                let is_large = self.contenders.len() > COMPARED;
-                is_large.then(sampled).flatten().or_else(|| self.least(is_open))
+                if self.contenders.len() <= COMPARED {
+                    return self.least(is_open);
+                }
+                let sample = lots.sample::<SAMPLE>(&mut random(), is_open);
+                let least = random_two::least_of(&sample, |index| self.load(index));
+                least.or_else(|| self.least(is_open))
             }
             Method::PeakEwma(lots) => self.soonest(lots, &mut random(), is_open),
             Method::RandomTwo(lots) => {
@@ -137,19 +145,26 @@ impl Chooser {
         }
         let now = latency::coarse_now();
         let load = |index: usize| {
-            let Contender { endpoint, weight } = self.contenders.get(index)?;
-            let streams = endpoint.streams();
-            let requests = endpoint.in_flight().saturating_sub(streams);
+            let Contender { endpoint, weight, per_weight } = self.contenders.get(index)?;
+            // Neither is near the end of its type.
+            let streams = endpoint.streams() as u32;
+            let requests = (endpoint.in_flight() as u32).saturating_sub(streams);
             let latency = endpoint.estimate(now);
-            Some((index, Load { latency, requests, streams, weight: *weight }))
+            let (weight, per_weight) = (*weight, *per_weight);
+            Some((index, Load { latency, requests, streams, weight, per_weight }))
         };
         let count = self.contenders.len();
         if count <= COMPARED {
-            let open = (0..count).filter(|index| is_open(*index));
-            return peak_ewma::peak_ewma(open.filter_map(load), random);
+            let open = (0..count).filter(|index| is_open(*index)).filter_map(load);
+            // Room for as many as there are: room costs time.
+            return match count {
+                0..=4 => peak_ewma::peak_ewma::<4>(open, random),
+                5..=8 => peak_ewma::peak_ewma::<8>(open, random),
+                _ => peak_ewma::peak_ewma::<COMPARED>(open, random),
+            };
         }
         let sample = lots.sample::<SAMPLE>(random, &is_open);
-        peak_ewma::peak_ewma(sample.iter().filter_map(load), random)
+        peak_ewma::peak_ewma::<SAMPLE>(sample.iter().filter_map(load), random)
             // Nearly all of them are closed, or one has nearly all the weight.
             .or_else(|| self.least(is_open))
     }

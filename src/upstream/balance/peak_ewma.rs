@@ -8,13 +8,10 @@
 //! The idea is that of Finagle's `PeakEwma` balancer. What differs: nobody's estimate falls below the quickest one's last answer, so
 //! that a forgotten endpoint is not flooded, and a small share of the picks are trials that look at no estimate.
 
-use super::{super::latency::Estimate, lots::Lots};
+use super::{super::latency::Estimate, costs::Costs, lots::Lots};
 
-/// Up to so many candidates are compared, all of them; of more a sample is.
-pub(in crate::upstream) const MOST: usize = 16;
-
-/// So many long streams weigh as much as one request: they are connections, and say nothing of how quickly a request is answered.
-const STREAMS_A_REQUEST: f64 = 1_000.0;
+/// What a long stream weighs of a request: it is a connection, and says nothing of how quickly a request is answered.
+const A_STREAM: f64 = 0.001;
 
 /// Costs up to so many times the least are as good.
 const EQUAL: f64 = 1.25;
@@ -28,56 +25,40 @@ pub(super) struct Load {
     /// How long it takes to answer, where that is known.
     pub(super) latency: Option<Estimate>,
     /// In flight, without streams.
-    pub(super) requests: usize,
+    pub(super) requests: u32,
     /// Long streams in flight.
-    pub(super) streams: usize,
+    pub(super) streams: u32,
     /// Its share.
     pub(super) weight: u32,
+    /// One by its weight: no division at a pick.
+    pub(super) per_weight: f64,
 }
 
 impl Load {
     /// What is left of its cost without the latency.
-    fn per_weight(&self) -> f64 {
-        (self.requests as f64 + 1.0 + self.streams as f64 / STREAMS_A_REQUEST)
-            / f64::from(self.weight)
+    fn burden(&self) -> f64 {
+        (f64::from(self.requests) + 1.0 + f64::from(self.streams) * A_STREAM) * self.per_weight
     }
 }
 
-/// The index of the candidate to take. Of more than [`MOST`] the rest are not looked at.
-pub(super) fn peak_ewma(
+/// The index of the candidate to take, of at most `N`; the rest are not looked at.
+pub(super) fn peak_ewma<const N: usize>(
     loads: impl Iterator<Item = (usize, Load)>,
     random: &mut fastrand::Rng,
 ) -> Option<usize> {
-    let mut costs = [(0.0_f64, 0_u32, 0_u32); MOST];
-    let mut latencies = [0.0_f64; MOST];
-    let mut len = 0;
+    let mut costs = Costs::<N>::new();
+    let mut latencies = [0_u64; N];
     let mut quickest = u64::MAX;
-    for ((index, load), (cost, latency)) in loads.zip(costs.iter_mut().zip(&mut latencies)) {
-        *cost = (load.per_weight(), load.weight, index as u32);
-        if let Some(estimate) = load.latency {
-            quickest = quickest.min(estimate.last);
-            *latency = estimate.now as f64;
-        }
-        len += 1;
+    for ((index, load), latency) in loads.zip(&mut latencies) {
+        costs.add(index, load.weight, load.burden());
+        quickest = quickest.min(load.latency.map_or(u64::MAX, |estimate| estimate.last));
+        *latency = load.latency.map_or(0, |estimate| estimate.now);
     }
     // Without any estimate the fewest requests decide.
-    let floor = if quickest == u64::MAX { 1.0 } else { quickest as f64 };
-    let mut least = f64::INFINITY;
-    for ((cost, ..), latency) in costs.iter_mut().zip(&latencies).take(len) {
-        *cost *= latency.max(floor);
-        least = least.min(*cost);
-    }
-    let limit = least * EQUAL;
-    let equals = || costs.iter().take(len).filter(|(cost, ..)| *cost <= limit);
-    let weight: u64 = equals().map(|(_, weight, _)| u64::from(*weight)).sum();
-    let mut drawn = if weight > 0 { random.u64(0..weight) } else { 0 };
-    for (_, weight, index) in equals() {
-        match drawn.checked_sub(u64::from(*weight)) {
-            Some(rest) => drawn = rest,
-            None => return Some(*index as usize),
-        }
-    }
-    None
+    let floor = if quickest == u64::MAX { 1 } else { quickest };
+    // Latencies are far below 2^63; a signed number becomes a float in one step.
+    costs.scale(latencies.iter().map(|latency| floor.max(*latency).cast_signed() as f64));
+    costs.draw(EQUAL, random)
 }
 
 /// Now and then a candidate drawn by weight alone, so that one that was slow is seen to be quick again. It must have no request in
@@ -105,13 +86,13 @@ mod tests {
 
     use super::{super::super::latency::Latency, *};
 
-    fn known(micros: u64, requests: usize) -> Load {
+    fn known(micros: u64, requests: u32) -> Load {
         let latency = Some(Estimate { last: micros * 1_000, now: micros * 1_000 });
-        Load { latency, requests, streams: 0, weight: 1 }
+        Load { latency, requests, streams: 0, weight: 1, per_weight: 1.0 }
     }
 
-    fn unknown(requests: usize) -> Load {
-        Load { latency: None, requests, streams: 0, weight: 1 }
+    fn unknown(requests: u32) -> Load {
+        Load { latency: None, requests, streams: 0, weight: 1, per_weight: 1.0 }
     }
 
     /// Who is ever taken.
@@ -119,7 +100,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(5);
         let mut seen = vec![0; loads.len()];
         for _ in 0..500 {
-            let index = peak_ewma(loads.iter().copied().enumerate(), &mut random).unwrap();
+            let index = peak_ewma::<8>(loads.iter().copied().enumerate(), &mut random).unwrap();
             seen[index] += 1;
         }
         (0..loads.len()).filter(|index| seen[*index] > 0).collect()
@@ -128,7 +109,8 @@ mod tests {
     #[test]
     fn the_cheapest_are_taken() {
         let with = |streams, load: Load| Load { streams, ..load };
-        let heavy = |weight, load: Load| Load { weight, ..load };
+        let heavy =
+            |weight: u32, load: Load| Load { weight, per_weight: 1.0 / f64::from(weight), ..load };
         for (loads, expected) in [
             (vec![known(1_000, 0), known(50_000, 0)], vec![0]),
             // As good as equal, and not.
@@ -156,19 +138,23 @@ mod tests {
         assert_eq!(taken(&[known(1_000, 0), forgotten(0)]), [0, 1]);
         assert_eq!(taken(&[known(1_000, 0), forgotten(1)]), [0]);
         let none: [(usize, Load); 0] = [];
-        assert_eq!(peak_ewma(none.into_iter(), &mut fastrand::Rng::with_seed(1)), None);
+        assert_eq!(peak_ewma::<8>(none.into_iter(), &mut fastrand::Rng::with_seed(1)), None);
     }
 
     #[test]
     fn equals_share_by_weight() {
         let weights = [1_000, 3_000, 6_000];
-        let loads = weights.map(|weight| Load { weight, requests: 0, ..known(1_000, 0) });
+        let loads = weights.map(|weight: u32| Load {
+            weight,
+            per_weight: 1.0 / f64::from(weight),
+            ..known(1_000, 0)
+        });
         // A load of one request weighs little beside many in flight: costs that are equal per weight.
-        let loads = loads.map(|load| Load { requests: load.weight as usize - 1, ..load });
+        let loads = loads.map(|load| Load { requests: load.weight - 1, ..load });
         let mut random = fastrand::Rng::with_seed(9);
         let mut counts = [0_u32; 3];
         for _ in 0..30_000 {
-            counts[peak_ewma(loads.into_iter().enumerate(), &mut random).unwrap()] += 1;
+            counts[peak_ewma::<8>(loads.into_iter().enumerate(), &mut random).unwrap()] += 1;
         }
         for (count, expected) in counts.iter().zip([3_000, 9_000, 18_000]) {
             assert!(count.abs_diff(expected) < 400, "{counts:?}");
@@ -211,13 +197,14 @@ mod tests {
             let loads = (0..self.weights.len()).map(|index| {
                 let load = Load {
                     latency: self.latencies[index].read(now),
-                    requests: self.in_flight[index],
+                    requests: self.in_flight[index] as u32,
                     streams: 0,
                     weight: self.weights[index],
+                    per_weight: 1.0 / f64::from(self.weights[index]),
                 };
                 (index, load)
             });
-            peak_ewma(loads, &mut self.random).unwrap()
+            peak_ewma::<8>(loads, &mut self.random).unwrap()
         }
 
         /// `total` requests of `clients`; an endpoint takes its time, more or less by a fifth.
