@@ -291,7 +291,16 @@ fn compile_route(
         })
     };
     let target = match &route.target {
-        TargetConfig::Upstream(name) => TargetBlueprint::Upstream(forward(name)?),
+        TargetConfig::Upstream(name) => {
+            let forward = forward(name)?;
+            let of_upstream = config.upstreams.get(forward.index);
+            if of_upstream.is_some_and(|upstream| {
+                upstream.retries != forward.retries || upstream.timeouts != forward.timeouts
+            }) {
+                upstream::warn_of_tries(&forward.retries, &forward.timeouts, &route.path, problems);
+            }
+            TargetBlueprint::Upstream(forward)
+        }
         TargetConfig::Redirect { to, status } => {
             TargetBlueprint::Redirect { to: to.clone(), status: *status }
         }

@@ -9,6 +9,7 @@ use super::raw::{
 };
 use super::{
     eligibility_config::EligibilityConfig,
+    fights,
     limits_config::LimitsConfig,
     outlier::{OutlierConfig, RawOutlierDetection},
     retries_config::Retries,
@@ -276,7 +277,7 @@ impl RawUpstream {
                 .error(&path.key("host"), "this is not a Host header value")
                 .help("write \"keep\" or a host name");
         }
-        UpstreamConfig {
+        let config = UpstreamConfig {
             name: name.clone(),
             path: path.clone(),
             endpoints,
@@ -307,7 +308,9 @@ impl RawUpstream {
                 Some(RawProxyProtocol::V1) => Some(ProxyVersion::V1),
                 Some(RawProxyProtocol::V2) => Some(ProxyVersion::V2),
             },
-        }
+        };
+        fights::warn(&config, problems);
+        config
     }
 
     fn parse_endpoints(&self, path: &KeyPath, problems: &mut Problems) -> Vec<EndpointConfig> {

@@ -135,6 +135,11 @@ impl Retries {
         self.methods.contains(method)
     }
 
+    /// Methods of requests that may be repeated.
+    pub(super) fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
     /// Whether an answer with this status is a failed try.
     pub fn refuses(&self, status: StatusCode) -> bool {
         self.on().takes(status)

@@ -30,6 +30,13 @@ pub struct RetryBudgetConfig {
     pub floor: Rate,
 }
 
+impl RetryBudgetConfig {
+    /// Whether there is never a retry.
+    pub(super) fn is_nothing(self) -> bool {
+        self.share.millionths() == 0 && self.floor.interval().is_none()
+    }
+}
+
 /// What was counted of an upstream.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
