@@ -115,6 +115,11 @@ impl Endpoint {
         self.faults.get(fault as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    /// What is alive of its upstream, once it is in a set.
+    pub(super) fn live_upstream(&self) -> Option<&LiveUpstream> {
+        self.live_upstream.get().map(|upstream| &**upstream)
+    }
+
     /// Takes the time from the beginning of a try to the head of its answer.
     pub(super) fn answered_after(
         &self,

@@ -14,7 +14,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use super::{
     config::Timeouts,
     endpoint::{Endpoint, InFlight},
-    live_upstream::LiveUpstream,
     peer::PeerTemplate,
     sticky::StickyValue,
 };
@@ -25,7 +24,6 @@ use crate::{limit::Probe, telemetry::metrics::Fault, types::ClientNetwork};
 pub struct Picked {
     in_flight: InFlight,
     template: Arc<PeerTemplate>,
-    upstream: Arc<LiveUpstream>,
     /// The upstream's breaker wants to know of this try in particular.
     probe: Option<Probe>,
     /// Where the client of the try is.
@@ -40,14 +38,12 @@ impl Picked {
     pub(super) fn new(
         endpoint: Arc<Endpoint>,
         template: Arc<PeerTemplate>,
-        upstream: Arc<LiveUpstream>,
         network: Option<ClientNetwork>,
         sticky: Option<StickyValue>,
     ) -> Self {
         Self {
             in_flight: InFlight::start(endpoint),
             template,
-            upstream,
             probe: None,
             network,
             sticky,
@@ -95,7 +91,9 @@ impl Picked {
             self.ended();
         } else {
             self.endpoint().answered_after(after, self.network, now);
-            self.upstream.gates.answered_after(after, now);
+            if let Some(upstream) = self.endpoint().live_upstream() {
+                upstream.gates.answered_after(after, now);
+            }
         }
     }
 
@@ -113,7 +111,10 @@ impl Picked {
     fn tell(&mut self, outcome: Result<(), Fault>) {
         if !std::mem::replace(&mut self.is_told, true) {
             self.endpoint().judge(outcome, self.network);
-            self.upstream.gates.judge(outcome, self.network, self.probe.take());
+            let probe = self.probe.take();
+            if let Some(upstream) = self.endpoint().live_upstream() {
+                upstream.gates.judge(outcome, self.network, probe);
+            }
         }
     }
 

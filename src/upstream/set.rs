@@ -184,7 +184,6 @@ impl EndpointSet {
             Some((member, sticky)) => Ok(Picked::new(
                 Arc::clone(&member.endpoint),
                 Arc::clone(&member.template),
-                Arc::clone(&self.upstream),
                 wish.network,
                 sticky,
             )),
