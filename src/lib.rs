@@ -14,6 +14,7 @@ pub mod listener;
 pub mod origin;
 pub mod policy;
 pub mod proxy;
+pub mod rollout;
 pub mod route;
 pub mod server;
 pub mod snapshot;

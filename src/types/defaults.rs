@@ -192,3 +192,10 @@ pub const ADMIN_ADDRESS: &str = "127.0.0.1:9180";
 pub const HTTPS_PORT: u16 = 443;
 /// Where state is kept.
 pub const STATE_DIR: &str = "/var/lib/tidegate";
+
+/// 1 less the probability that a rollout's healthy candidate is ever taken back, over the whole rollout.
+pub const ROLLOUT_CONFIDENCE: f64 = 0.999;
+/// By how much more of its requests a candidate may fail than the stable.
+pub const MAX_ERROR_INCREASE: f64 = 0.005;
+/// By how much more of its answers a candidate may exceed the stable's p95 and p99.
+pub const MAX_LATENCY_INCREASE: f64 = 0.05;

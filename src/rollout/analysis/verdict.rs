@@ -1,0 +1,128 @@
+//! What the analysis says.
+
+use std::{fmt, time::Duration};
+
+use super::block::Trials;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Criterion {
+    /// Tries that failed.
+    Failures,
+    /// Answers slower than the stable's p95.
+    AboveP95,
+    /// Answers slower than the stable's p99.
+    AboveP99,
+}
+
+impl Criterion {
+    /// All, in the order of their shares of the error budget.
+    pub const ALL: [Self; 3] = [Self::Failures, Self::AboveP95, Self::AboveP99];
+}
+
+impl fmt::Display for Criterion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failures => "failures",
+            Self::AboveP95 => "answers slower than the stable's p95",
+            Self::AboveP99 => "answers slower than the stable's p99",
+        })
+    }
+}
+
+/// Where a difference shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// Over all routes together.
+    All,
+    /// On one route alone.
+    Stratum(usize),
+}
+
+/// Why the candidate is bad.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finding {
+    /// What it does more often than the stable, by more than the tolerance.
+    pub criterion: Criterion,
+    /// Where most of the evidence is from.
+    pub scope: Scope,
+    /// When it was found.
+    pub at: Duration,
+    /// Natural logarithm of the evidence: `e^-ln_evidence` is the probability that a healthy candidate would ever show
+    /// as much, at most.
+    pub ln_evidence: f64,
+    /// The candidate's requests of the last half minute, and those of them with the event in question.
+    pub candidate: Trials,
+    /// The stable's.
+    pub stable: Trials,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = |side: Trials| 100.0 * side.events as f64 / side.trials.max(1) as f64;
+        write!(
+            f,
+            "{} on the candidate: {} of {} ({:.2} %); on the stable: {} of {} ({:.2} %)",
+            self.criterion,
+            self.candidate.events,
+            self.candidate.trials,
+            rate(self.candidate),
+            self.stable.events,
+            self.stable.trials,
+            rate(self.stable),
+        )
+    }
+}
+
+/// What a step asks for before the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goal {
+    /// Requests of the candidate that were compared with the stable's.
+    pub requests: u64,
+    /// Time in the step.
+    pub duration: Duration,
+}
+
+/// What is missing for a good verdict.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Waiting {
+    /// More requests of the candidate, each compared with the stable's of the same moment.
+    Requests {
+        /// Compared so far, in this step.
+        compared: u64,
+        /// Asked for.
+        needed: u64,
+    },
+    /// More time.
+    Duration {
+        /// Passed so far, in this step.
+        passed: Duration,
+        /// Asked for.
+        needed: Duration,
+    },
+    /// Evidence against the candidate, too much to go on and too little to take it back. It grows or it fades.
+    Doubt {
+        /// What is in doubt.
+        criterion: Criterion,
+        /// A healthy candidate ever looks so bad with at most this probability.
+        probability: f64,
+    },
+}
+
+/// What the analysis concludes now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// Take the candidate back. Said once, it stays.
+    Bad(Finding),
+    /// The step's requests and duration are reached, with nothing against the candidate.
+    Good,
+    /// Not enough yet to go on.
+    NotEnough(Waiting),
+    /// The stable itself fails: neither side can be judged to be good, and the candidate is not to blame. Hold.
+    StableFails {
+        /// The stable's tries of the last half minute, and the failed ones.
+        stable: Trials,
+        /// The candidate's.
+        candidate: Trials,
+    },
+}
