@@ -1,6 +1,6 @@
 # What one does with this package. Each target is a line or a plain script in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slow check bench bench-compare fuzz reference
+.PHONY: help run test test-slow check bench bench-compare bench-rollout fuzz reference
 
 # More arguments for the command behind a target: make test ARGS=layers
 ARGS ?=
@@ -33,6 +33,10 @@ bench-compare: ## beside nginx, HAProxy and bare Pingora: ARGS=--quick, ARGS=--h
 	@scripts/setup.sh build
 	@scripts/setup.sh compare
 	cargo bench --locked --bench compare -- $(ARGS)
+
+bench-rollout: ## simulations of the analysis of rollouts: ARGS=--quick, ARGS=detection
+	@scripts/setup.sh build
+	cargo bench --locked --bench rollout -- $(ARGS)
 
 fuzz: ## fuzz one target for a minute: make fuzz ARGS=path (needs cargo-fuzz)
 	RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz $(ARGS) -- -max_total_time=60

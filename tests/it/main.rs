@@ -61,6 +61,7 @@ mod reference_metrics;
 mod reload;
 mod reload_time;
 mod retries;
+mod rollout_analysis;
 mod routing;
 mod service_manager;
 mod shutdown;

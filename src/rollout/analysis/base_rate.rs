@@ -57,6 +57,13 @@ mod tests {
         assert!(base.rate() < 0.01 && base.rate() > 0.0, "{base:?}");
     }
 
+    #[test]
+    fn years_without_a_failure_leave_a_rate_to_bet_on() {
+        let mut base = BaseRate::new(0.001);
+        (0..3_000).for_each(|_| base.learn(Trials::new(u64::MAX, 0)));
+        assert!(base.rate() > 0.0, "{base:?}");
+    }
+
     proptest! {
         #[test]
         fn the_guess_is_always_a_rate(blocks in prop::collection::vec(any::<(u64, u64)>(), 0..500)) {

@@ -27,9 +27,6 @@
 
 use super::block::Block;
 
-/// Keeps `1 - r a` and `1 - a tolerance` away from 0, so that logarithms stay finite.
-const LARGEST_PART: f64 = 0.9999;
-
 /// The stake that grows fastest when the candidate's rate is `ratio` times the largest that the null hypothesis allows
 /// it (`base + tolerance`), for rare events. `base` is a guess at the stable's rate; a bad guess costs power, not
 /// validity. `split` is `r`. Zero means: no bet.
@@ -49,9 +46,9 @@ pub(super) fn stake(ratio: f64, base: f64, tolerance: f64, split: f64) -> f64 {
         return 0.0;
     }
     let root = (linear * linear - 4.0 * square * constant).max(0.0).sqrt();
-    let stake = 2.0 * constant / (linear + root);
-    let most = LARGEST_PART / split.max(tolerance);
-    if stake.is_finite() { stake.clamp(0.0, most) } else { 0.0 }
+    // `r a` stays below 1 by at least (tolerance + base) / candidate, `a tolerance` by at least `tolerance`: far more than
+    // what is lost by rounding, so that no factor is 0.
+    2.0 * constant / (linear + root)
 }
 
 /// The logarithm of the block's e-value at this stake. The stake must be one that [`stake`] gives for this block's split.
@@ -232,7 +229,41 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_stake_is_where_the_growth_for_rare_events_has_its_maximum() {
+        for (tolerance, base, ratio, split) in
+            [(0.0, 0.001, 50.0, 0.1), (0.005, 0.001, 8.0, 1.0), (0.05, 0.05, 4.0, 0.5)]
+        {
+            let stake = stake(ratio, base, tolerance, split);
+            let slope = ratio * (base + tolerance) / (1.0 + stake)
+                - tolerance
+                - base / (1.0 - split * stake);
+            assert!(slope.abs() < 1e-12, "{slope} at {tolerance} {base} {ratio} {split}");
+        }
+    }
+
+    #[test]
+    fn no_alternative_is_a_rate_above_one() {
+        let of = |ratio| stake(ratio, 0.2, 0.05, 0.1);
+        assert!((of(1_000.0) - of(4.0)).abs() < 1e-12, "4 times 25 % are all");
+        assert!(of(3.9) < of(4.0));
+    }
+
+    #[test]
+    fn there_is_no_bet_where_the_candidate_can_not_be_worse() {
+        assert!(stake(1_000.0, 0.96, 0.05, 0.1) <= 0.0);
+    }
+
     proptest! {
+        #[test]
+        fn a_lopsided_block_has_a_finite_value(trials: u64, stable in 1..5_u64, ratio in 1.0..1e3_f64) {
+            let block = block((trials.max(1), 1), (stable, stable));
+            for tolerance in [0.0, 0.005] {
+                let stake = stake(ratio, 0.5, tolerance, block.split());
+                prop_assert!(ln_value(&block, stake, tolerance).is_finite());
+            }
+        }
+
         #[test]
         fn every_count_has_a_finite_value(
             counts: (u64, u64, u64, u64),

@@ -82,22 +82,26 @@ struct Open {
 /// The open blocks of one stratum.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Blocks {
+    newest: u32,
     /// Of the newest step and the one before it, by the step's lowest bit.
     open: [Option<Open>; 2],
 }
 
 impl Blocks {
+    /// Leaves out what belongs to a step more than one before this.
+    pub(super) fn from_step(newest: u32) -> Self {
+        Self { newest, open: [None, None] }
+    }
+
     /// Adds a batch. Gives the blocks that ended: first one of a step that is over, then the batch's own.
     pub(super) fn add(&mut self, now: Duration, batch: &Batch) -> [Option<Sides>; 2] {
         let step = batch.window.step;
-        let [even, odd] = &mut self.open;
-        let (slot, other) = if step.is_multiple_of(2) { (even, odd) } else { (odd, even) };
-        if [&*slot, &*other]
-            .iter()
-            .any(|open| open.is_some_and(|open| open.step > step.saturating_add(1)))
-        {
-            return [None, None]; // Later than any answer should be: nothing of its time is left to compare it with.
+        if step.saturating_add(1) < self.newest {
+            return [None, None]; // Later than an answer should be: nothing of its time is left to compare it with.
         }
+        self.newest = self.newest.max(step);
+        let [even, odd] = &mut self.open;
+        let slot = if step.is_multiple_of(2) { even } else { odd };
         let over = slot.take_if(|open| open.step != step).map(|open| open.counts);
         let open = slot.get_or_insert(Open { step, since: now, counts: Sides::default() });
         open.counts.add(&batch.sides);
@@ -168,6 +172,19 @@ mod tests {
         // Step 2 still waits; step 1 is too long ago.
         assert_eq!(ended(blocks.add(START, &batch(1, 99, 99))), [None, None]);
         assert_eq!(ended(blocks.add(START, &batch(2, 1, 0))), [None, Some((4, 3))]);
+        blocks.add(START, &batch(3, 9, 9));
+        assert_eq!(
+            ended(blocks.add(START, &batch(1, 99, 99))),
+            [None, None],
+            "even with no block open"
+        );
+    }
+
+    #[test]
+    fn a_new_beginning_leaves_out_what_was_before_it() {
+        let mut blocks = Blocks::from_step(7);
+        assert_eq!(ended(blocks.add(START, &batch(5, 9, 9))), [None, None]);
+        assert_eq!(ended(blocks.add(START, &batch(7, 9, 9))), [None, Some((9, 9))]);
     }
 
     #[test]

@@ -57,17 +57,18 @@ impl Evidence {
 
     /// Logarithm of the evidence.
     pub(super) fn ln_total(&self) -> f64 {
-        ln_sum([ln_sum(self.ln_worth), self.starts.kept().ln()])
+        ln_sum(self.ln_worth.into_iter().chain([self.starts.kept().ln()]))
     }
 }
 
 /// `ln(sum of e^x)`. Negative infinity stands for 0.
-pub(super) fn ln_sum<const N: usize>(terms: [f64; N]) -> f64 {
-    let most = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+pub(super) fn ln_sum(terms: impl IntoIterator<Item = f64, IntoIter: Clone>) -> f64 {
+    let terms = terms.into_iter();
+    let most = terms.clone().fold(f64::NEG_INFINITY, f64::max);
     if !most.is_finite() {
         return most;
     }
-    most + terms.iter().map(|term| (term - most).exp()).sum::<f64>().ln()
+    most + terms.map(|term| (term - most).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]

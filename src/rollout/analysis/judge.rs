@@ -87,13 +87,14 @@ impl Analysis {
     }
 
     /// A new window begins: after a reload that touches the rollout's route or upstreams, or a pause. Nothing from before
-    /// is compared with anything after; the evidence stays, since the error budget is one for the whole rollout.
-    pub fn begin_window(&mut self, now: Duration) {
+    /// is compared with anything after; the evidence stays, since the error budget is one for the whole rollout. `step` is
+    /// a new number, at least two above the last: late answers from before the window are then left out.
+    pub fn begin_window(&mut self, now: Duration, step: u32) {
         for stratum in &mut self.strata {
-            *stratum = Stratum::default();
+            *stratum = Stratum { blocks: Blocks::from_step(step), latency: Estimator::default() };
         }
         self.recent = Recent::default();
-        (self.step_began, self.compared) = (now, 0);
+        self.begin_step(now, step);
     }
 
     /// Takes in what was counted. Batches of a stratum come in the order of their intervals; a stratum that does not exist
@@ -330,12 +331,13 @@ mod tests {
         let mut analysis = after(10, side(10, 1, 0), side(90, 0, 4));
         analysis.observe(seconds(10), &batch(1, side(3, 3, 0), side(0, 0, 0)));
         let evidence = analysis.ln_evidence(Criterion::Failures);
-        analysis.begin_window(seconds(11));
-        analysis.observe(seconds(11), &batch(1, side(3, 0, 0), side(90, 0, 0)));
+        analysis.begin_window(seconds(11), 3);
+        analysis.observe(seconds(11), &batch(1, side(9, 9, 0), side(9, 0, 0)));
+        analysis.observe(seconds(11), &batch(3, side(3, 0, 0), side(90, 0, 0)));
         let after = analysis.ln_evidence(Criterion::Failures);
         assert!(after <= evidence, "the three failures are gone: {evidence}, {after}");
         assert_eq!(analysis.thresholds(0), None, "and so are the latencies");
-        assert_eq!(analysis.totals().candidate.requests(), 106, "what is shown stays");
+        assert_eq!(analysis.totals().candidate.requests(), 115, "what is shown stays");
     }
 
     #[test]

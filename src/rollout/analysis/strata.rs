@@ -98,7 +98,7 @@ impl Strata {
 
     fn sum(&self) -> f64 {
         let together = self.ln_together + self.together.ln_total();
-        self.alone.iter().fold(together, |sum, one| ln_sum([sum, one.ln_part]))
+        ln_sum(self.alone.iter().map(|one| one.ln_part).chain([together]))
     }
 
     /// Where most of the evidence is from.
@@ -251,6 +251,14 @@ mod tests {
         }
         assert!(strata.ln_total() > 10.0, "{}", strata.ln_total());
         assert_eq!(strata.scope(), Scope::All);
+    }
+
+    #[test]
+    fn stakes_are_chosen_by_the_rate_of_the_stratum_s_own_stable() {
+        let mut strata = Strata::new(0.005, 2, 0.001);
+        (0..1_000).for_each(|_| strata.add(1, &block((10, 5), (100, 3))));
+        let rates = [strata.alone[0].base.rate(), strata.alone[1].base.rate()];
+        assert!((rates[0] - 0.001).abs() < 1e-9 && (rates[1] - 0.03).abs() < 0.002, "{rates:?}");
     }
 
     #[test]
