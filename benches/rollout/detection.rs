@@ -20,6 +20,8 @@ pub(crate) struct Change<'a> {
     pub(crate) base: f64,
     /// Failure rate of the candidate from the change on.
     pub(crate) candidate: f64,
+    /// The candidate's share of the requests.
+    pub(crate) share: f64,
     /// Requests of the candidate before the change.
     pub(crate) healthy: u64,
     /// Routes, with as many requests each.
@@ -46,6 +48,7 @@ fn found_once(change: Change, seed: u64) -> Option<u64> {
         traffic.warm_up(latency, 2_000);
     }
     let before = Moment {
+        share: change.share,
         latency: change.latency.map(|latency| Latency { candidate: 1.0, ..latency }),
         ..Moment::healthy(change.base)
     };
@@ -69,13 +72,13 @@ fn found_once(change: Change, seed: u64) -> Option<u64> {
 }
 
 /// By a fixed threshold over windows of a minute, of which the change hits some moment.
-pub(crate) fn found_by_windows(rate: f64, runs: u64, seed: u64) -> Found {
+pub(crate) fn found_by_windows(rate: f64, share: f64, runs: u64, seed: u64) -> Found {
     let once = |run| {
         let mut rng = Rng::with_seed(seed + run);
         let mut windows = FixedThreshold::within_a_window(rng.u64(..1_200));
         let mut totals = Sides::default();
         while !windows.is_bad() {
-            let requests = binomial(&mut rng, 25, 0.1);
+            let requests = binomial(&mut rng, 25, share);
             let failures = binomial(&mut rng, requests, rate);
             totals.candidate.failures += u64::from(failures);
             totals.candidate.successes += u64::from(requests - failures);

@@ -15,6 +15,7 @@ const CHANGE: Change = Change {
     tolerance: 0.0,
     base: 0.001,
     candidate: 0.05,
+    share: 0.1,
     healthy: 0,
     strata: 1,
     only: None,
@@ -30,7 +31,8 @@ pub(crate) fn detection(runs: u64, seed: u64) {
     let tolerant = |change| Change { tolerance: DEFAULT_TOLERANCE, ..change };
     let routes = |change| Change { strata: 8, ..change };
     let one_route = |change| Change { only: Some(5), ..routes(change) };
-    let rows: [Row; 20] = [
+    let at = |share, change| Change { share, ..change };
+    let rows: [Row; 24] = [
         ("5 % fail, from the start", of(0.05, 0), "150"),
         ("50 % fail, from the start", of(0.5, 0), "14"),
         ("1 % fail, from the start", of(0.01, 0), "1,400"),
@@ -51,6 +53,14 @@ pub(crate) fn detection(runs: u64, seed: u64) {
             Change { base: 0.02, ..tolerant(of(0.06, 0)) },
             "",
         ),
+        ("5 % fail, after 200 healthy, 1 % of the traffic", at(0.01, of(0.05, 200)), ""),
+        ("5 % fail, after 2,400 healthy, half of the traffic", at(0.5, of(0.05, 2_400)), ""),
+        ("all fail, after 2,400 healthy, half of the traffic", at(0.5, of(1.0, 2_400)), ""),
+        (
+            "all fail, after 2,400 healthy, half of the traffic",
+            at(0.5, tolerant(of(1.0, 2_400))),
+            "",
+        ),
         ("5 % fail on all of 8 routes, after 2,400 healthy", routes(of(0.05, 2_400)), ""),
         ("all fail on all of 8 routes, after 2,400 healthy", routes(of(1.0, 2_400)), ""),
         ("40 % fail on one of 8 routes, after 2,400 healthy", one_route(of(0.4, 2_400)), ""),
@@ -65,7 +75,7 @@ pub(crate) fn detection(runs: u64, seed: u64) {
         };
         let limit = routes * information_limit(change.candidate, change.base + change.tolerance);
         let diluted = change.base + (change.candidate - change.base) * dilution;
-        let windows = found_by_windows(diluted, runs, seed);
+        let windows = found_by_windows(diluted, change.share, runs, seed);
         row(name, &format!("{} %", 100.0 * change.tolerance), found, goal, limit, windows.0);
     }
     latency(runs, seed);

@@ -22,6 +22,7 @@ const CHANGE: Change = Change {
     tolerance: 0.0,
     base: 0.001,
     candidate: 0.05,
+    share: 0.1,
     healthy: 0,
     strata: 1,
     only: None,

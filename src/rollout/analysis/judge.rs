@@ -42,7 +42,7 @@ struct Stratum {
     latency: Estimator,
 }
 
-/// The analysis of one rollout, from its first step to its end. Memory: about 4 KiB a stratum.
+/// The analysis of one rollout, from its first step to its end. Memory: about 3 KiB a stratum.
 #[derive(Clone, Debug)]
 pub struct Analysis {
     tests: [Test; 3],
