@@ -1,7 +1,4 @@
-//! Settings of a queue before a limit, as written: the same keys wherever something is limited.
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+//! Settings of a queue before a limit: the same keys wherever something is limited.
 
 use super::{QueueConfig, QueueOrder};
 use crate::types::{HumanDuration, KeyPath, Problems, defaults};
@@ -9,17 +6,14 @@ use crate::types::{HumanDuration, KeyPath, Problems, defaults};
 /// The most that a queue may hold: each one that waits is a client connection with its request in memory.
 const MAX_WAITING: u32 = 100_000;
 
-/// Who waits, and for how long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+/// Who waits, and for how long, as written. The keys stand in the tables of what is limited, each with its words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawQueue {
-    /// So many may wait for room; more get 503 at once. 0 is no queue.
-    #[schemars(extend("default" = defaults::MAX_WAITING))]
+    /// `max_waiting`.
     pub max_waiting: Option<u32>,
-    /// Nobody waits longer: 503 after it.
-    #[schemars(extend("default" = defaults::QUEUE_TIMEOUT.to_string()))]
+    /// `queue_timeout`.
     pub queue_timeout: Option<HumanDuration>,
-    /// Who is next: `fifo`, who has waited longest, or `lifo`, who came last; of a full queue the oldest leaves then.
-    #[schemars(extend("default" = "fifo"))]
+    /// `queue_order`.
     pub queue_order: Option<QueueOrder>,
 }
 

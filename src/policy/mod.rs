@@ -231,10 +231,17 @@ impl Chain {
     /// The chain of one route, with the live state of its policies.
     #[must_use]
     pub fn attached(&self, place: &Place<'_>, live: &Live) -> Self {
-        let attached = |policy: &Arc<dyn Policy>| {
-            policy.attached(place, live).unwrap_or_else(|| Arc::clone(policy))
-        };
-        Self { policies: self.policies.iter().map(attached).collect() }
+        let mut attached: Option<Vec<Arc<dyn Policy>>> = None;
+        for (index, policy) in self.policies.iter().enumerate() {
+            if let Some(alive) = policy.attached(place, live)
+                && let Some(slot) =
+                    attached.get_or_insert_with(|| self.policies.to_vec()).get_mut(index)
+            {
+                *slot = alive;
+            }
+        }
+        // Most chains have nothing alive: they stay as they were compiled.
+        attached.map_or_else(|| self.clone(), |policies| Self { policies: policies.into() })
     }
 
     /// Asks each policy in turn, until one answers or refuses.

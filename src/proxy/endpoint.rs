@@ -43,7 +43,7 @@ pub(super) fn upstream_of(ctx: &RequestContext) -> Option<&Arc<Upstream>> {
 /// How the request goes to the upstream that has it now: as its route says, or the route's fallback.
 pub(super) fn forward_of(ctx: &RequestContext) -> Option<&Forward> {
     let route = ctx.route.as_ref()?;
-    match (ctx.tries.fallback, &route.fallback, &route.target) {
+    match (ctx.tries.fallback, route.fallback.as_deref(), &route.target) {
         (Some(_), Some(Fallback::Forward(forward)), _) | (None, _, Target::Forward(forward)) => {
             Some(forward)
         }

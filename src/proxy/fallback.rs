@@ -16,7 +16,7 @@ use crate::{snapshot::Fallback, upstream::Tried};
 /// The caller knows that it may be sent once more.
 pub(super) fn take_over(ctx: &mut RequestContext, failure: &Failure, now: Instant) -> bool {
     let Some(route) = ctx.route.clone() else { return false };
-    let Some(Fallback::Forward(forward)) = &route.fallback else { return false };
+    let Some(Fallback::Forward(forward)) = route.fallback.as_deref() else { return false };
     let tries = &mut ctx.tries;
     let is_late = tries.left(now).is_some_and(|left| left.is_zero());
     if tries.fallback.is_some() || is_late || !failure.is_of_upstream() {
@@ -51,7 +51,7 @@ pub(super) fn take_over(ctx: &mut RequestContext, failure: &Failure, now: Instan
 
 /// Whether the route has an answer of its own in place of this failure.
 pub(super) fn has_answer(ctx: &RequestContext, failure: &Failure) -> bool {
-    let fallback = ctx.route.as_ref().and_then(|route| route.fallback.as_ref());
+    let fallback = ctx.route.as_ref().and_then(|route| route.fallback.as_deref());
     matches!(fallback, Some(Fallback::Respond(_)))
         && ctx.tries.fallback.is_none()
         && failure.is_of_upstream()
@@ -65,7 +65,7 @@ pub(super) async fn answer(
 ) -> Result<()> {
     if has_answer(ctx, failure)
         && let Some(route) = ctx.route.clone()
-        && let Some(Fallback::Respond(answer)) = &route.fallback
+        && let Some(Fallback::Respond(answer)) = route.fallback.as_deref()
     {
         ctx.tries.fallback = Some(failure.reason());
         route.metrics.fell_back();

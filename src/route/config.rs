@@ -43,9 +43,9 @@ pub struct RouteConfig {
     /// Timeouts that go before the upstream's.
     pub timeouts: RawTimeouts,
     /// What of `retries` goes before the upstream's.
-    pub retries: RawRetries,
+    pub retries: Option<Box<RawRetries>>,
     /// What is done where the upstream has no answer.
-    pub fallback: Option<FallbackConfig>,
+    pub fallback: Option<Box<FallbackConfig>>,
     /// How important its requests are when the edge can't serve all.
     pub criticality: Criticality,
     /// The largest request body, where it is not the site's.
@@ -141,8 +141,10 @@ impl RawRoute {
         let rewrite = self.parse_rewrite(path, path_match.as_ref(), problems);
         let timeouts = self.timeouts.unwrap_or_default();
         timeouts.check(&path.key("timeouts"), problems);
-        let retries = self.retries.clone().unwrap_or_default();
-        retries.check_on_route(&path.key("retries"), problems);
+        let retries = self.retries.clone();
+        if let Some(retries) = &retries {
+            retries.check_on_route(&path.key("retries"), problems);
+        }
         let mut fallback = None;
         if let (Some(TargetConfig::Upstream(upstream)), Some(raw)) = (&target, &self.fallback) {
             fallback = raw.parse(upstream, &path.key("fallback"), problems);
@@ -179,7 +181,7 @@ impl RawRoute {
             rewrite,
             timeouts,
             retries,
-            fallback,
+            fallback: fallback.map(Box::new),
             criticality: self.criticality.unwrap_or_default(),
             max_body_bytes: self.max_body.map(|size| size.0),
         })

@@ -63,10 +63,10 @@ pub struct RawRoute {
     /// Timeouts of this route; they go before the upstream's.
     pub timeouts: Option<RawTimeouts>,
     /// When requests of this route are tried again; its keys go before the upstream's. The budget is the upstream's.
-    pub retries: Option<RawRetries>,
+    pub retries: Option<Box<RawRetries>>,
     /// What is done where the upstream has no endpoint, or every try has failed: `{ upstream = "…" }`, or
     /// `{ respond = { status = 200, body = "…" } }`. Default: the failure is told.
-    pub fallback: Option<RawFallback>,
+    pub fallback: Option<Box<RawFallback>>,
     /// How important its requests are where the edge can't serve all (`server.overload`): `low` ones are refused first,
     /// `critical` ones last. For health checks, and for what is paid.
     #[schemars(extend("default" = "normal"))]

@@ -190,13 +190,13 @@ impl Live {
             TargetBlueprint::Respond(answer) => Target::Respond(answer),
             TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
         };
-        let fallback = route.fallback.map(|fallback| match fallback {
+        let fallback = route.fallback.map(|fallback| match *fallback {
             FallbackBlueprint::Upstream(forward) => Fallback::Forward(self.attach_forward(forward)),
             FallbackBlueprint::Respond(answer) => Fallback::Respond(answer),
         });
         Route {
             metrics: self.metrics.route(site, &route.name, upstream.as_deref()),
-            fallback,
+            fallback: fallback.map(Box::new),
             expression: route.expression,
             chain: route.chain.attached(&Place { site, route: &route.name }, &self.policies),
             name: route.name,

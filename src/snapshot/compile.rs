@@ -68,7 +68,7 @@ pub(super) struct RouteBlueprint {
     pub(super) rewrite: Rewrite,
     pub(super) chain: Chain,
     pub(super) target: TargetBlueprint,
-    pub(super) fallback: Option<FallbackBlueprint>,
+    pub(super) fallback: Option<Box<FallbackBlueprint>>,
     pub(super) max_body_bytes: u64,
     pub(super) criticality: Criticality,
 }
@@ -91,7 +91,7 @@ pub(super) struct ForwardBlueprint {
     pub(super) upstream: Name,
     pub(super) index: usize,
     pub(super) timeouts: Timeouts,
-    pub(super) retries: Retries,
+    pub(super) retries: Arc<Retries>,
     pub(super) host: Option<HeaderValue>,
 }
 
@@ -293,10 +293,11 @@ fn compile_route(
     let target = match &route.target {
         TargetConfig::Upstream(name) => {
             let forward = forward(name)?;
-            let of_upstream = config.upstreams.get(forward.index);
-            if of_upstream.is_some_and(|upstream| {
-                upstream.retries != forward.retries || upstream.timeouts != forward.timeouts
-            }) {
+            let upstream = config.upstreams.get(forward.index);
+            // What holds for the whole upstream is reported there.
+            if route.retries.is_some()
+                || upstream.is_some_and(|upstream| upstream.timeouts != forward.timeouts)
+            {
                 upstream::warn_of_tries(&forward.retries, &forward.timeouts, &route.path, problems);
             }
             TargetBlueprint::Upstream(forward)
@@ -308,7 +309,7 @@ fn compile_route(
             TargetBlueprint::Respond(answer(respond, &route.path, problems)?)
         }
     };
-    let fallback = match &route.fallback {
+    let fallback = match route.fallback.as_deref() {
         None => None,
         Some(FallbackConfig::Respond(respond)) => Some(FallbackBlueprint::Respond(answer(
             respond,
@@ -330,7 +331,7 @@ fn compile_route(
         rewrite: route.rewrite.clone(),
         chain,
         target,
-        fallback,
+        fallback: fallback.map(Box::new),
         criticality: route.criticality,
         max_body_bytes: route.max_body_bytes.unwrap_or(site.max_body_bytes),
     })
@@ -350,7 +351,10 @@ fn compile_forward(
         upstream: name.clone(),
         index,
         timeouts: route.timeouts.or(site.timeouts).over(upstream.timeouts),
-        retries: route.retries.over(&upstream.retries),
+        retries: match &route.retries {
+            Some(own) => Arc::new(own.over(&upstream.retries)),
+            None => Arc::clone(&upstream.retries),
+        },
         // The parser has checked it.
         host: upstream.host.as_deref().and_then(|host| HeaderValue::from_str(host).ok()),
     })

@@ -56,7 +56,7 @@ pub struct Route {
     /// The expression of its path, for captures.
     pub expression: Option<Regex>,
     /// What is done where the upstream has no answer.
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<Box<Fallback>>,
     /// Changes towards the upstream.
     pub rewrite: Rewrite,
     /// The largest request body.
@@ -90,8 +90,8 @@ pub struct Forward {
     pub index: usize,
     /// Route before site before upstream.
     pub timeouts: Timeouts,
-    /// Route before upstream.
-    pub retries: Retries,
+    /// Route before upstream; the upstream's own where the route says nothing.
+    pub retries: Arc<Retries>,
     /// The Host header that its endpoints see, where it is not the client's.
     pub host: Option<HeaderValue>,
     /// Counts its retries.

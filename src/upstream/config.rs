@@ -1,6 +1,6 @@
 //! `[upstreams.<name>]`, parsed: every default filled in, `like` and `upstream_defaults` resolved.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::hash_config::HashConfig;
 use super::raw::{
@@ -59,7 +59,7 @@ pub struct UpstreamConfig {
     /// Timeouts; a route may set its own.
     pub timeouts: Timeouts,
     /// When a request is tried again; a route may set its own.
-    pub retries: Retries,
+    pub retries: Arc<Retries>,
     /// How much it is given at once.
     pub limits: LimitsConfig,
     /// Whether and when nothing is asked of it.
@@ -298,7 +298,7 @@ impl RawUpstream {
                 problems,
             ),
             timeouts: timeouts.over(Timeouts::default()),
-            retries: retries.over(&Retries::default()),
+            retries: Arc::new(retries.over(&Retries::default())),
             limits: self.limits.unwrap_or_default().parse(protocol, &path.key("limits"), problems),
             breaker: self.breaker.and_then(|raw| raw.parse(&path.key("breaker"), problems)),
             host,

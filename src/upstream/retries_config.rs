@@ -26,7 +26,7 @@ pub struct RawRetries {
     #[schemars(extend("default" = "connect-failure and reset; timeout too where `per_try_timeout` is set"))]
     pub on: Option<Vec<RawRetryOn>>,
     /// Methods that may be repeated once something was sent. When nothing was, every method is.
-    #[schemars(extend("default" = DEFAULT_METHODS.map(|method| method.to_string())))]
+    #[schemars(extend("default" = DEFAULT_METHODS.each_ref().map(ToString::to_string)))]
     pub methods: Option<Vec<String>>,
     /// From the beginning of a try to the head of its answer; a try that takes longer is ended. Default: none.
     pub per_try_timeout: Option<HumanDuration>,
@@ -79,7 +79,8 @@ pub struct Retries {
     pub budget: RetryBudgetConfig,
     /// `None`: what [`Self::on`] gives by itself.
     on: Option<Arc<RetryOn>>,
-    methods: Arc<[Method]>,
+    /// `None`: [`DEFAULT_METHODS`].
+    methods: Option<Arc<[Method]>>,
     pub(super) backoff: Duration,
     pub(super) max_backoff: Duration,
 }
@@ -100,7 +101,7 @@ static DEFAULT_ON: RetryOn =
 /// And with a limit on each try: it would be of no use without.
 static DEFAULT_ON_WITH_LIMIT: RetryOn =
     RetryOn { connect_failure: true, reset: true, timeout: true, statuses: Vec::new() };
-const DEFAULT_METHODS: [Method; 3] = [Method::GET, Method::HEAD, Method::OPTIONS];
+static DEFAULT_METHODS: [Method; 3] = [Method::GET, Method::HEAD, Method::OPTIONS];
 const WORDS: [&str; 3] = ["connect-failure", "reset", "timeout"];
 
 impl Default for Retries {
@@ -113,7 +114,7 @@ impl Default for Retries {
                 floor: defaults::RETRY_FLOOR,
             },
             on: None,
-            methods: DEFAULT_METHODS.into(),
+            methods: None,
             backoff: defaults::BACKOFF.0,
             max_backoff: defaults::MAX_BACKOFF.0,
         }
@@ -132,12 +133,12 @@ impl Retries {
 
     /// Whether requests of this method may be repeated once something was sent.
     pub(super) fn repeats(&self, method: &Method) -> bool {
-        self.methods.contains(method)
+        self.methods().contains(method)
     }
 
     /// Methods of requests that may be repeated.
     pub(super) fn methods(&self) -> &[Method] {
-        &self.methods
+        self.methods.as_deref().unwrap_or(&DEFAULT_METHODS)
     }
 
     /// Whether an answer with this status is a failed try.
@@ -232,7 +233,7 @@ impl RawRetries {
                 floor: budget.floor.unwrap_or(base.budget.floor),
             },
             on: on.or_else(|| base.on.clone()),
-            methods: methods.unwrap_or_else(|| Arc::clone(&base.methods)),
+            methods: methods.or_else(|| base.methods.clone()),
             backoff: duration(self.backoff, base.backoff),
             max_backoff: duration(self.max_backoff, base.max_backoff),
         }
