@@ -4,6 +4,8 @@
 //! Place: the end of `request_filter`. A failure here is still answered on an open connection: Pingora closes the client's
 //! connection when a try fails.
 
+use std::time::Instant;
+
 use http::{
     Version,
     header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE},
@@ -17,7 +19,6 @@ use super::{
 };
 use crate::{
     snapshot::{Forward, Route},
-    types::ClientNetwork,
     upstream::UpstreamProtocol,
 };
 
@@ -28,19 +29,14 @@ pub(super) async fn admit(
     route: &Route,
     forward: &Forward,
 ) -> Result<(), Failure> {
-    ctx.labels.upstream = Some(forward.metrics.clone());
-    let exchange = exchange(session);
-    let is_grpc_upstream = exchange == Exchange::Stream && speaks_http2_only(ctx, forward.index);
+    ctx.tries.exchange = exchange(session);
+    let exchange = ctx.tries.exchange;
     if exchange == Exchange::WebSocket && has_body(session.req_header()) {
         // Where its body ends and the frames begin, two readers may see differently.
         return Err(Failure::ClientInvalid);
     }
-    let tries = &mut ctx.tries;
-    tries.upstream = Some(forward.index);
-    tries.timeouts = forward.timeouts;
-    tries.exchange = exchange;
-    tries.max_body_bytes = (!is_grpc_upstream).then_some(route.max_body_bytes);
-    tries.wish.network = ctx.client.address.map(ClientNetwork::of);
+    aim(ctx, route, forward);
+    let is_grpc_upstream = ctx.tries.max_body_bytes.is_none();
     wish::read(session, ctx);
     if exchange == Exchange::WebSocket || is_grpc_upstream {
         // Silence of the client is no fault either.
@@ -48,6 +44,9 @@ pub(super) async fn admit(
     } else {
         watch_body(session, ctx);
     }
+    // Frames come after the answer; a body before them was refused above.
+    ctx.is_sent = exchange == Exchange::WebSocket || session.as_downstream_mut().is_body_done();
+    ctx.tries.over = forward.timeouts.total.map(|total| Instant::now() + total);
     to_origin_form(session.req_header_mut());
     let probe = gates::enter_upstream(session, ctx).await?;
     endpoint::pick_first(ctx)?;
@@ -55,6 +54,17 @@ pub(super) async fn admit(
         picked.probes(probe);
     }
     Ok(())
+}
+
+/// Points the request at an upstream, by the way of its route or of the route's fallback.
+pub(super) fn aim(ctx: &mut RequestContext, route: &Route, forward: &Forward) {
+    ctx.labels.upstream = Some(forward.metrics.clone());
+    ctx.tries.upstream = Some(forward.index);
+    let is_grpc = ctx.tries.exchange == Exchange::Stream
+        && endpoint::speaks_only(UpstreamProtocol::Http2, ctx);
+    ctx.tries.timeouts = forward.timeouts;
+    // Elsewhere its content type would be a way around the limit.
+    ctx.tries.max_body_bytes = (!is_grpc).then_some(route.max_body_bytes);
 }
 
 /// From here on a body that is silent or too slow ends its request.
@@ -89,12 +99,6 @@ fn exchange(session: &Session) -> Exchange {
     } else {
         Exchange::Answer
     }
-}
-
-/// Only there a gRPC stream can be; elsewhere its content type is a way around the body's limit.
-fn speaks_http2_only(ctx: &RequestContext, upstream: usize) -> bool {
-    let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(upstream));
-    upstream.is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http2)
 }
 
 /// `GET http://host/path` becomes `GET /path`: endpoints see the origin form (RFC 9112, section 3.2.1).

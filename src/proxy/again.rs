@@ -26,29 +26,40 @@ use crate::upstream::{
 
 /// Connecting failed: nothing was sent, so another endpoint may be tried whatever the method.
 pub(super) fn connect_failed(
-    session: &Session,
+    session: &mut Session,
     ctx: &mut RequestContext,
     mut error: Box<Error>,
 ) -> Box<Error> {
     let now = Instant::now();
-    if ctx.tries.left(now).is_some_and(|left| left.is_zero()) {
+    let is_over = ctx.tries.is_over(now);
+    if is_over {
         ctx.failure = Some(Failure::TotalTimeout);
     }
     let failure = ctx.failure_of(&error);
     ctx.tries.records.end(Some(failure.reason()), now);
     if TooManyConnections::of(&error).is_some() {
-        // A limit of ours says nothing of the endpoint, and holds for the others too.
-        error.set_retry(!ctx.tries.was_sent && fallback::take_over(ctx, &failure, now));
+        // A limit of ours says nothing of the endpoint: another one may have a connection that is free.
+        let is_repeatable = !ctx.tries.was_sent;
+        error.set_retry(
+            is_repeatable
+                && (goes_elsewhere(ctx) || fallback::take_over(session, ctx, &failure, now)),
+        );
         return error;
     }
-    tell(ctx, Some(Fault::Connect));
-    error.set_retry(goes_on(session, ctx, TryFailure::Connect, &failure, now));
+    let is_cut =
+        failure == Failure::ConnectTimeout && ctx.tries.ends.is_some_and(|ends| ends <= now);
+    let failed = if is_cut { TryFailure::Timeout } else { TryFailure::Connect };
+    let fault = if is_cut { Fault::Timeout } else { Fault::Connect };
+    let is_short = is_over && ctx.tries.in_all > 1;
+    let is_endpoints = !is_short && !is_want_of_ours(&error);
+    tell(ctx, is_endpoints.then_some(fault));
+    error.set_retry(goes_on(session, ctx, failed, &failure, now));
     error
 }
 
 /// A try failed after the request, or part of it, was sent.
 pub(super) fn try_failed(
-    session: &Session,
+    session: &mut Session,
     ctx: &mut RequestContext,
     mut error: Box<Error>,
 ) -> Box<Error> {
@@ -67,14 +78,13 @@ pub(super) fn try_failed(
     }
     ctx.tries.was_sent = true;
     let failed = kind_of(&error, expired, ctx);
+    let is_over = expired == Some(Expired::Total) || ctx.tries.is_over(now);
     if failed == TryFailure::Timeout {
-        let is_total = expired == Some(Expired::Total)
-            || ctx.tries.left(now).is_some_and(|left| left.is_zero());
-        ctx.failure = Some(if is_total { Failure::TotalTimeout } else { Failure::UpstreamTimeout });
+        ctx.failure = Some(if is_over { Failure::TotalTimeout } else { Failure::UpstreamTimeout });
     }
     let failure = ctx.failure_of(&error);
     ctx.tries.records.end(Some(failure.reason()), now);
-    tell(ctx, fault_of(&error, expired, ctx));
+    tell(ctx, fault_of(&error, failed, is_over, ctx, now));
     error.set_retry(goes_on(session, ctx, failed, &failure, now));
     error
 }
@@ -84,7 +94,7 @@ pub(super) fn try_failed(
 /// # Errors
 /// It counts as a failed try, and there is another one, or a fallback.
 pub(super) fn check_status(
-    session: &Session,
+    session: &mut Session,
     status: StatusCode,
     ctx: &mut RequestContext,
 ) -> Result<()> {
@@ -113,9 +123,58 @@ pub(super) fn check_status(
     Err(failure.into_error())
 }
 
+/// Whether an endpoint that was not tried gets the request at once. It counts as a try, and as no retry of the upstream's
+/// budget: nobody was asked yet.
+fn goes_elsewhere(ctx: &mut RequestContext) -> bool {
+    let has_tries = forward_of(ctx).is_some_and(|one| ctx.tries.count < one.retries.tries);
+    let picked = upstream_of(ctx)
+        .filter(|_| has_tries)
+        .and_then(|upstream| upstream.pick(&ctx.tries.wish).ok())
+        .filter(|picked| !ctx.tries.wish.tried.contains(picked.endpoint()));
+    let Some(mut picked) = picked else { return false };
+    if let Some(before) = &mut ctx.tries.picked {
+        picked.probes(before.take_probe());
+    }
+    ctx.tries.picked = Some(picked);
+    ctx.failure = None;
+    true
+}
+
+/// An endpoint for one more try, while the breaker lets everybody through: one that has opened meanwhile wants no retries,
+/// and a half-open one lets first tries through only.
+fn pick_again(ctx: &RequestContext, now: Instant) -> Option<Picked> {
+    upstream_of(ctx)
+        .filter(|upstream| matches!(upstream.pass(None, || now), Ok(None)))
+        .and_then(|upstream| upstream.pick(&ctx.tries.wish).ok())
+}
+
+/// After the pause before a try: much may have changed in it.
+///
+/// # Errors
+/// The breaker has opened, or nobody is left, and there is no fallback.
+pub(super) fn look_again(session: &mut Session, ctx: &mut RequestContext) -> Result<()> {
+    let now = Instant::now();
+    ctx.tries.picked = None;
+    if let Some(picked) = pick_again(ctx, now) {
+        ctx.tries.picked = Some(picked);
+        return Ok(());
+    }
+    let failure = match upstream_of(ctx).map(|upstream| upstream.pass(None, || now)) {
+        Some(Err(open)) => Failure::BreakerOpen { remaining: open.remaining },
+        // It is half-open: what the first tries show is known soon.
+        Some(Ok(Some(_))) => Failure::BreakerOpen { remaining: Duration::from_secs(1) },
+        _ => Failure::NoHealthyEndpoint,
+    };
+    if fallback::take_over(session, ctx, &failure, now) {
+        return Ok(());
+    }
+    ctx.failure = Some(failure.clone());
+    Err(failure.into_error())
+}
+
 /// Whether the request is sent once more, to its own upstream or to the fallback's. The endpoint is picked then.
 fn goes_on(
-    session: &Session,
+    session: &mut Session,
     ctx: &mut RequestContext,
     failed: TryFailure,
     failure: &Failure,
@@ -133,29 +192,31 @@ fn goes_on(
         tries: ctx.tries.count,
         left: ctx.tries.left(now),
     };
-    let budget = || upstream_of(ctx).is_some_and(|upstream| upstream.takes_retry(now));
-    match forward.retries.again(&failed, budget, |limit| fastrand::u64(0..=limit)) {
-        Again::Yes { pause, elsewhere_at_once } => {
-            // A breaker that has opened meanwhile wants no retries, and a half-open one lets first tries through only.
-            let picked = upstream_of(ctx)
-                .filter(|upstream| matches!(upstream.pass(None, || now), Ok(None)))
-                .and_then(|upstream| upstream.pick(&ctx.tries.wish).ok());
-            if let Some(picked) = picked {
-                try_again(ctx, picked, pause, elsewhere_at_once);
-                return true;
-            }
+    let mut picked = None;
+    let network = ctx.tries.wish.network;
+    let budget = || {
+        // A place is taken only where somebody can have it.
+        picked = pick_again(ctx, now);
+        picked.is_some()
+            && upstream_of(ctx).is_some_and(|upstream| upstream.takes_retry(network, now))
+    };
+    let again = forward.retries.again(&failed, budget, |limit| fastrand::u64(0..=limit));
+    match (again, picked) {
+        (Again::Yes { pause, elsewhere_at_once }, Some(picked)) => {
+            try_again(ctx, picked, pause, elsewhere_at_once);
+            return true;
         }
-        Again::No(NotAgain::Budget) => {
+        (Again::No(NotAgain::Budget), Some(_)) => {
             forward.metrics.refused_retry();
             ctx.tries.is_budget_spent = true;
         }
-        Again::No(NotAgain::NotWanted) => {}
+        _ => {}
     }
     let is_repeatable =
         forward_of(ctx).is_some_and(|forward| failed.is_repeatable(&forward.retries));
     is_repeatable
         && failed.failure != TryFailure::NotUpstream
-        && fallback::take_over(ctx, failure, now)
+        && fallback::take_over(session, ctx, failure, now)
 }
 
 fn try_again(ctx: &mut RequestContext, picked: Picked, pause: Duration, elsewhere_at_once: bool) {
@@ -202,17 +263,33 @@ fn kind_of(error: &Error, expired: Option<Expired>, ctx: &RequestContext) -> Try
     }
 }
 
+/// Whether no connection came about because the edge lacks something: descriptors, ports, memory. It says nothing of the
+/// endpoint.
+fn is_want_of_ours(error: &Error) -> bool {
+    // Pingora's `connectors/l4.rs` calls those so that it does not get a socket for.
+    matches!(
+        error.etype(),
+        ErrorType::InternalError | ErrorType::SocketError | ErrorType::BindError
+    )
+}
+
 /// What the endpoint did wrong where a try failed after its request, or part of it, was sent.
-fn fault_of(error: &Error, expired: Option<Expired>, ctx: &RequestContext) -> Option<Fault> {
-    if expired.is_some() {
-        return Some(Fault::Timeout);
+fn fault_of(
+    error: &Error,
+    failed: TryFailure,
+    is_over: bool,
+    ctx: &RequestContext,
+    now: Instant,
+) -> Option<Fault> {
+    if failed == TryFailure::Timeout {
+        // Whoever answers longer than the request has time, had what others left of it, or waits for the client's
+        // part, is not slow.
+        let is_short = is_over && (ctx.tries.first_byte.is_some() || ctx.tries.in_all > 1);
+        return (!is_short && !ctx.waits_for_client(now)).then_some(Fault::Timeout);
     }
-    match (error.esource(), error.etype()) {
-        (ErrorSource::Upstream, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => {
-            Some(Fault::Timeout)
-        }
-        (ErrorSource::Upstream, _) if ctx.tries.first_byte.is_some() => Some(Fault::CutAnswer),
-        (ErrorSource::Upstream, _) => Some(Fault::Reset),
+    match error.esource() {
+        ErrorSource::Upstream if ctx.tries.first_byte.is_some() => Some(Fault::CutAnswer),
+        ErrorSource::Upstream => Some(Fault::Reset),
         // An answer that our own hooks refused.
         _ if ctx.failure == Some(Failure::UpstreamInvalid) => Some(Fault::Reset),
         _ => None,

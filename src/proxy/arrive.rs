@@ -341,7 +341,7 @@ async fn enter(
     match &route.target {
         Target::Forward(forward) => match admit::admit(session, ctx, &route, forward).await {
             Ok(()) => Ok(Arrived::Forward),
-            Err(failure) if fallback::take_over(ctx, &failure, Instant::now()) => {
+            Err(failure) if fallback::take_over(session, ctx, &failure, Instant::now()) => {
                 Ok(Arrived::Forward)
             }
             Err(failure) => {

@@ -90,6 +90,11 @@ impl BodyPace {
         false
     }
 
+    /// Whether the client is waited for, and not the endpoint.
+    pub(super) fn waits_for_client(&self, now: Instant) -> bool {
+        self.silence.left(now).is_some() && self.silence.flow.resting(now).is_some()
+    }
+
     /// Whether the request was cut in the silence of its body.
     pub(super) fn is_cut(&self) -> bool {
         self.silence.is_cut.load(Ordering::Acquire)

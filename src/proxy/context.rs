@@ -64,6 +64,8 @@ pub struct RequestContext {
     pub(super) admitted: Option<Admitted>,
     /// Bytes of its body so far.
     pub(super) body_bytes: u64,
+    /// The client has sent all of it.
+    pub(super) is_sent: bool,
     /// The tries so far.
     pub(super) tries: Tries,
     /// Why it is not served, where a hook found out.
@@ -107,6 +109,7 @@ impl RequestContext {
             policy: PolicyContext::default(),
             admitted: None,
             body_bytes: 0,
+            is_sent: false,
             tries: Tries::default(),
             failure: None,
             is_stream: false,
@@ -133,6 +136,11 @@ impl RequestContext {
             }
             (None, _) => Failure::of(error),
         }
+    }
+
+    /// Whether the rest of its body has yet to come from the client: an endpoint that waits for it is not slow.
+    pub(super) fn waits_for_client(&self, now: Instant) -> bool {
+        !self.is_sent && self.body_pace.as_ref().is_none_or(|pace| pace.waits_for_client(now))
     }
 
     /// Whether the client speaks TLS to us.

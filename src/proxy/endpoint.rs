@@ -11,10 +11,15 @@ use std::{
 use http::Version;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
+use pingora_proxy::Session;
 
 use super::{
-    announce, context::RequestContext, failure::Failure, tries::Exchange, upgrade,
-    watchdog::Watchdog,
+    again, announce,
+    context::RequestContext,
+    failure::Failure,
+    tries::Exchange,
+    upgrade,
+    watchdog::{Ends, Watchdog},
 };
 use crate::{
     snapshot::{Fallback, Forward, Target},
@@ -52,24 +57,25 @@ pub(super) fn forward_of(ctx: &RequestContext) -> Option<&Forward> {
 }
 
 /// The peer of the next try, after its pause.
-pub(super) async fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
+pub(super) async fn peer(session: &mut Session, ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     if let Some(pause) = ctx.tries.pause.take() {
         tokio::time::sleep(pause).await;
+        again::look_again(session, ctx)?;
     }
     let is_repeat = std::mem::take(&mut ctx.tries.repeats);
     // Whoever wants a try has picked its endpoint: `pick_first`, `again`, `fallback`.
     let Some(picked) = ctx.tries.picked.take() else { return Err(fail(ctx, Failure::Internal)) };
     let now = Instant::now();
     let left = ctx.tries.left(now);
-    if left.is_some_and(|left| left.is_zero()) {
+    if ctx.tries.is_over(now) {
         return Err(fail(ctx, Failure::TotalTimeout));
     }
     let per_try = forward_of(ctx).and_then(|forward| forward.retries.per_try_timeout);
     let upstream = upstream_of(ctx);
     if let Some(upstream) = upstream.filter(|_| ctx.tries.count == 0 && !is_repeat) {
-        upstream.count_request(now);
+        upstream.count_request(ctx.tries.wish.network, now);
     }
-    let is_http1 = speaks_http1_only(ctx);
+    let is_http1 = speaks_only(UpstreamProtocol::Http1, ctx);
     let opening = upstream
         .and_then(|upstream| upstream.config().proxy_protocol)
         .map(|version| announce::opening(ctx, version));
@@ -102,7 +108,9 @@ pub(super) async fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
             peer.options.read_timeout = Some(read.min(limit));
         }
         Exchange::Stream => {}
-        Exchange::WebSocket => upgrade::prepare(&mut peer, opening.unwrap_or_default()),
+        Exchange::WebSocket => {
+            tries.socket = Some(upgrade::prepare(&mut peer, opening.unwrap_or_default()));
+        }
     }
     tries.is_judged = judge_answers(&mut peer, picked.endpoint().took_http1());
     tries.wish.tried.add(picked.endpoint());
@@ -110,8 +118,9 @@ pub(super) async fn peer(ctx: &mut RequestContext) -> Result<Box<HttpPeer>> {
     Ok(peer)
 }
 
-fn speaks_http1_only(ctx: &RequestContext) -> bool {
-    upstream_of(ctx).is_some_and(|upstream| upstream.config().protocol == UpstreamProtocol::Http1)
+/// Whether the request's upstream speaks this protocol and no other.
+pub(super) fn speaks_only(protocol: UpstreamProtocol, ctx: &RequestContext) -> bool {
+    upstream_of(ctx).is_some_and(|upstream| upstream.config().protocol == protocol)
 }
 
 fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
@@ -124,21 +133,26 @@ pub(super) fn connected(socket: std::os::fd::RawFd, is_reused: bool, ctx: &mut R
     if let Some(pace) = &ctx.body_pace {
         pace.begin();
     }
-    let is_http1 = speaks_http1_only(ctx);
+    let is_http1 = speaks_only(UpstreamProtocol::Http1, ctx);
     let tries = &mut ctx.tries;
     tries.is_reused = is_reused;
     if !is_reused {
         tries.records.connected(Instant::now());
     }
+    let ends = Ends { head: tries.ends, total: tries.over };
     let is_needed = match tries.exchange {
-        Exchange::Answer => Watchdog::is_needed(&tries.timeouts) || tries.ends.is_some(),
-        Exchange::Stream => true,
-        Exchange::WebSocket => false,
+        Exchange::Answer => Watchdog::is_needed(&tries.timeouts, &ends),
+        // Pingora's timeout is that of a stream, which the answer has yet to become.
+        Exchange::Stream | Exchange::WebSocket => true,
     };
     if is_http1 && is_needed {
-        let spent = tries.began.map(|began| began.elapsed()).unwrap_or_default();
-        let head = tries.ends.map(|ends| ends.saturating_duration_since(Instant::now()));
-        tries.watchdog = Watchdog::start(socket, tries.timeouts, spent, head);
+        let socket = match tries.socket.take() {
+            Some(socket) => socket.take(),
+            None => Watchdog::duplicate(socket),
+        };
+        // Without descriptors Pingora's timeout remains.
+        tries.watchdog =
+            socket.map(|socket| Watchdog::start(socket, &tries.timeouts, ends, ctx.is_sent));
     }
 }
 

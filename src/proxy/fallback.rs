@@ -9,42 +9,47 @@ use std::time::Instant;
 use pingora_error::Result;
 use pingora_proxy::Session;
 
-use super::{context::RequestContext, failure::Failure, respond};
-use crate::{snapshot::Fallback, upstream::Tried};
+use super::{admit, context::RequestContext, failure::Failure, respond, wish};
+use crate::snapshot::Fallback;
 
 /// Hands the request to the fallback's upstream, where there is one that has an endpoint for it; says whether it did.
 /// The caller knows that it may be sent once more.
-pub(super) fn take_over(ctx: &mut RequestContext, failure: &Failure, now: Instant) -> bool {
+pub(super) fn take_over(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    failure: &Failure,
+    now: Instant,
+) -> bool {
     let Some(route) = ctx.route.clone() else { return false };
     let Some(Fallback::Forward(forward)) = route.fallback.as_deref() else { return false };
     let tries = &mut ctx.tries;
-    let is_late = tries.left(now).is_some_and(|left| left.is_zero());
-    if tries.fallback.is_some() || is_late || !failure.is_of_upstream() {
+    if tries.fallback.is_some() || tries.is_over(now) || !failure.is_of_upstream() {
         return false;
     }
     let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(forward.index));
-    let Some(upstream) = upstream else { return false };
+    let Some(upstream) = upstream.cloned() else { return false };
     // Its gates hold for this request too, but for their queues: it has waited enough.
     let (Ok(probe), Ok(permit)) =
         (upstream.pass(tries.wish.network, || now), upstream.try_permit())
     else {
         return false;
     };
-    let tried = std::mem::replace(&mut tries.wish.tried, Tried::new());
-    let Ok(mut picked) = upstream.pick(&tries.wish) else {
-        tries.wish.tried = tried;
+    let own = ctx.tries.upstream.replace(forward.index);
+    let own_wish = wish::read(session, ctx);
+    let Ok(mut picked) = upstream.pick(&ctx.tries.wish) else {
+        ctx.tries.wish = own_wish;
+        ctx.tries.upstream = own;
         return false;
     };
     picked.probes(probe);
+    admit::aim(ctx, &route, forward);
+    let tries = &mut ctx.tries;
     tries.permit = permit;
-    tries.upstream = Some(forward.index);
-    tries.timeouts = forward.timeouts;
     tries.count = 0;
     tries.picked = Some(picked);
     tries.first_byte = None;
     tries.fallback = Some(failure.reason());
     ctx.failure = None;
-    ctx.labels.upstream = Some(forward.metrics.clone());
     route.metrics.fell_back();
     true
 }

@@ -3,7 +3,10 @@
 //! Place: [`enter_edge`] once the route is known, before any work; [`enter_upstream`] when the policies have run, before
 //! an endpoint is picked. What a gate refuses is a [`Failure`] of its own; permits stay in the request's context.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use pingora_proxy::Session;
 
@@ -11,7 +14,6 @@ use super::{context::RequestContext, endpoint, failure::Failure};
 use crate::{
     limit::{Limiter, Permit, Probe, Refused},
     snapshot::Route,
-    upstream::Upstream,
 };
 
 /// Lets a request in, as far as the edge can take it. The first that is refused after a calm time is a line in the log.
@@ -44,36 +46,48 @@ pub(super) async fn enter_upstream(
     session: &mut Session,
     ctx: &mut RequestContext,
 ) -> Result<Option<Probe>, Failure> {
-    let upstream = Arc::clone(endpoint::upstream_of(ctx).ok_or(Failure::Internal)?);
-    let probe = pass(&upstream, ctx)?;
-    match upstream.try_permit() {
+    let probe = pass(ctx)?;
+    let permit = endpoint::upstream_of(ctx).ok_or(Failure::Internal)?.try_permit();
+    match permit {
         Ok(permit) => {
             ctx.tries.permit = permit;
             Ok(probe)
         }
         Err(limiter) => {
             let began = Instant::now();
-            let waited = wait(session, &limiter).await;
+            let waited = wait(session, &limiter, ctx.tries.left(began)).await;
             if !matches!(waited, Err(Failure::UpstreamFull(Refused::Full))) {
                 ctx.tries.waited = began.elapsed();
             }
             ctx.tries.permit = Some(waited?);
             // It may have opened meanwhile.
-            if probe.is_none() { pass(&upstream, ctx) } else { Ok(probe) }
+            if probe.is_none() { pass(ctx) } else { Ok(probe) }
         }
     }
 }
 
-fn pass(upstream: &Upstream, ctx: &RequestContext) -> Result<Option<Probe>, Failure> {
-    upstream
+fn pass(ctx: &RequestContext) -> Result<Option<Probe>, Failure> {
+    endpoint::upstream_of(ctx)
+        .ok_or(Failure::Internal)?
         .pass(ctx.tries.wish.network, Instant::now)
         .map_err(|open| Failure::BreakerOpen { remaining: open.remaining })
 }
 
-/// Waits for a permit. A client that goes away leaves the queue; one whose body has not been read does so when its time
+/// Waits for a permit, but no longer than what is `left` of the request's total time. A client that goes away leaves the queue; one whose body has not been read does so when its time
 /// in the queue is over, since only a read would tell.
-async fn wait(session: &mut Session, limiter: &Arc<Limiter>) -> Result<Permit, Failure> {
-    let acquiring = limiter.acquire();
+async fn wait(
+    session: &mut Session,
+    limiter: &Arc<Limiter>,
+    left: Option<Duration>,
+) -> Result<Permit, Failure> {
+    let acquiring = async {
+        match left {
+            None => limiter.acquire().await,
+            Some(left) => {
+                tokio::time::timeout(left, limiter.acquire()).await.unwrap_or(Err(Refused::Timeout))
+            }
+        }
+    };
     let session = session.as_downstream_mut();
     if !session.is_body_done() {
         return acquiring.await.map_err(Failure::UpstreamFull);

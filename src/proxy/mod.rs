@@ -91,15 +91,19 @@ impl ProxyHttp for Edge {
         session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<bool> {
-        Ok(matches!(arrive::arrive(session, ctx).await?, arrive::Arrived::Answered))
+        let arrived = arrive::arrive(session, ctx).await;
+        for fault in &ctx.policy.faults {
+            self.metrics.fault_injected(*fault);
+        }
+        Ok(matches!(arrived?, arrive::Arrived::Answered))
     }
 
     async fn upstream_peer(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         ctx: &mut RequestContext,
     ) -> Result<Box<HttpPeer>> {
-        endpoint::peer(ctx).await
+        endpoint::peer(session, ctx).await
     }
 
     fn fail_to_connect(

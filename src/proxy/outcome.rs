@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use super::{connection::ConnectionInfo, context::RequestContext, failure::Failure, relay};
 use crate::{
     telemetry::{
-        AccessLog, Entry, Try,
+        Entry, Try,
         metrics::{LimitReached, Metrics, RequestRefused, RouteMetrics},
     },
     upstream::MAX_TRIES_OF_A_REQUEST,
@@ -52,32 +52,39 @@ pub(super) fn record(
         (None, Some(error)) => Some(ctx.failure_of(error).reason()),
         (None, None) => None,
     };
-    match &ctx.labels.metrics {
-        Some(route) => route.finished(status, took, upstream, ctx.body_bytes, bytes_out),
-        None => metrics
-            .refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused)),
+    let measured = Measured { status, took, upstream, bytes_out, reason };
+    if ctx.labels.metrics.is_none() {
+        metrics.refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused));
     }
-    for fault in &ctx.policy.faults {
-        metrics.fault_injected(*fault);
-    }
-    ctx.labels.in_flight = None;
-    ctx.let_go_of_permits();
-    if let Some(route) = &ctx.labels.metrics {
-        count_limits(route, ctx);
-    }
-    ctx.tries.records.end(reason, ended);
+    settle(ctx, &measured, ended);
     if let (None, Some(picked)) = (error, &mut ctx.tries.picked) {
         // An answer without a body has no other end.
         picked.ended();
     }
-    let log = ctx.labels.access_log.clone();
-    // What failed before it was routed has its snapshot still.
-    let Some(log) = log.or_else(|| ctx.snapshot.as_ref()?.access_log.clone()) else { return };
+    let header = session.req_header();
+    let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);
+    let head = Head {
+        method: header.method.as_str(),
+        path: header.uri.path(),
+        query: header.uri.query(),
+        version: header.version,
+        header: &lookup,
+    };
     // A refusal with its own answer is whole; an answer that broke off has a status that says nothing of it.
     let is_broken = status == 0 || (reason.is_some() && !ctx.is_own_answer);
-    if log.takes(status, is_broken, took) {
-        write_line(&log, session, ctx, Measured { status, took, upstream, bytes_out, reason });
+    write_line(&head, ctx, &measured, is_broken);
+}
+
+/// Counts a request that is over, and gives back what it held.
+fn settle(ctx: &mut RequestContext, measured: &Measured, ended: Instant) {
+    if let Some(route) = &ctx.labels.metrics {
+        let Measured { status, took, upstream, bytes_out, .. } = *measured;
+        route.finished(status, took, upstream, ctx.body_bytes, bytes_out);
+        count_limits(route, ctx);
     }
+    ctx.labels.in_flight = None;
+    ctx.let_go_of_permits();
+    ctx.tries.records.end(measured.reason, ended);
 }
 
 /// Counts what a limit refused, or let wait.
@@ -92,7 +99,6 @@ fn count_limits(route: &RouteMetrics, ctx: &RequestContext) {
 }
 
 /// What was found out at the end of a request.
-#[derive(Clone, Copy)]
 struct Measured {
     status: u16,
     took: Duration,
@@ -101,10 +107,25 @@ struct Measured {
     reason: Option<&'static str>,
 }
 
-fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured: Measured) {
-    let header = session.req_header();
-    let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);
-    let trace = header.headers.get("traceparent").and_then(|value| value.to_str().ok());
+/// What the log wants of a request's head.
+struct Head<'a> {
+    method: &'a str,
+    path: &'a str,
+    query: Option<&'a str>,
+    version: Version,
+    header: &'a dyn Fn(&str) -> Option<&'a [u8]>,
+}
+
+/// Writes the line of a request, where the log takes it.
+fn write_line(head: &Head<'_>, ctx: &RequestContext, measured: &Measured, is_broken: bool) {
+    let log = ctx.labels.access_log.as_ref();
+    // What failed before it was routed has its snapshot still.
+    let log = log.or_else(|| ctx.snapshot.as_ref()?.access_log.as_ref());
+    let Some(log) = log.filter(|log| log.takes(measured.status, is_broken, measured.took)) else {
+        return;
+    };
+    let header = |name: &str| (head.header)(name);
+    let trace = header("traceparent").and_then(|value| std::str::from_utf8(value).ok());
     let picked = ctx.tries.picked.as_ref();
     let listener = ctx.connection.as_ref().map(|connection| connection.listener());
     let mut tried = [Try::default(); MAX_TRIES_OF_A_REQUEST as usize];
@@ -119,11 +140,11 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
         trace_id: trace.and_then(|text| text.split('-').nth(1)).filter(|id| id.len() == 32),
         client: ctx.client.address,
         listener: listener.as_deref().map(|name| &**name),
-        method: Some(header.method.as_str()),
+        method: Some(head.method),
         host: Some(ctx.host.as_bytes()),
-        path: Some(header.uri.path().as_bytes()),
-        query: header.uri.query().map(str::as_bytes),
-        protocol: Some(protocol(header.version)),
+        path: Some(head.path.as_bytes()),
+        query: head.query.map(str::as_bytes),
+        protocol: Some(protocol(head.version)),
         tls_version: ctx
             .connection
             .as_ref()
@@ -143,7 +164,7 @@ fn write_line(log: &AccessLog, session: &Session, ctx: &RequestContext, measured
         fallback: ctx.tries.fallback,
         error: measured.reason,
         detail: detail(ctx),
-        header: &lookup,
+        header: &header,
         ..Entry::at(began_at(measured.took))
     });
 }
@@ -178,41 +199,26 @@ fn count_limit(connection: &ConnectionInfo, error: &Error) {
 /// Counts a request that was dropped in the silence of its body, and writes its line. Of its head only what the context
 /// has is known.
 pub(super) fn cut(ctx: &mut RequestContext) {
-    let (Some(connection), Some(pace)) = (&ctx.connection, &ctx.body_pace) else { return };
+    let Some(connection) = &ctx.connection else { return };
     connection.limit_reached(LimitReached::BodyIdle);
-    let took = ctx.started.elapsed();
-    let upstream = ctx.tries.began.map(|began| began.elapsed());
-    if let Some(route) = &ctx.labels.metrics {
-        route.finished(ctx.status, took, upstream, ctx.body_bytes, 0);
-    }
-    ctx.labels.in_flight = None;
-    let Some(log) = &ctx.labels.access_log else { return };
-    if !log.takes(ctx.status, true, took) {
-        return;
-    }
-    let picked = ctx.tries.picked.as_ref();
-    let listener = connection.listener();
-    log.write(&Entry {
-        request_id: ctx.request_id.to_str().ok(),
-        client: ctx.client.address,
-        listener: Some(&listener),
-        method: Some(pace.method.as_str()),
-        host: Some(ctx.host.as_bytes()),
-        path: Some(ctx.path.as_bytes()),
-        protocol: Some(protocol(Version::HTTP_2)),
-        tls_version: connection.tls.as_ref().map(|tls| tls.version),
+    let Some(method) = ctx.body_pace.as_ref().map(|pace| pace.method.clone()) else { return };
+    let ended = Instant::now();
+    let measured = Measured {
         status: ctx.status,
-        bytes_in: ctx.body_bytes,
-        duration: took,
-        upstream_duration: upstream,
-        site: ctx.labels.site.as_deref(),
-        route: ctx.labels.route.as_deref(),
-        upstream: picked.map(|picked| &**picked.endpoint().upstream()),
-        endpoint: picked.map(|picked| picked.endpoint().label()),
-        tries: ctx.tries.in_all,
-        error: Some(Failure::ClientTimeout.reason()),
-        ..Entry::at(began_at(took))
-    });
+        took: ended.saturating_duration_since(ctx.started),
+        upstream: ctx.tries.began.map(|began| ended.saturating_duration_since(began)),
+        bytes_out: 0,
+        reason: Some(Failure::ClientTimeout.reason()),
+    };
+    settle(ctx, &measured, ended);
+    let head = Head {
+        method: method.as_str(),
+        path: &ctx.path,
+        query: None,
+        version: Version::HTTP_2,
+        header: &|_| None,
+    };
+    write_line(&head, ctx, &measured, true);
 }
 
 /// Reads what is left of the request's body, so that the next byte on the connection belongs to a head.

@@ -117,11 +117,14 @@ pub(super) fn request_body(
     {
         return Err(fail(ctx, Failure::ClientTimeout));
     }
+    if is_last {
+        ctx.is_sent = true;
+        if let Some(watchdog) = &ctx.tries.watchdog {
+            watchdog.saw_request_end();
+        }
+    }
     let Some(body) = body else { return Ok(()) };
     ctx.body_bytes += body.len() as u64;
-    if let Some(watchdog) = &ctx.tries.watchdog {
-        watchdog.saw_request_byte();
-    }
     if session.was_upgraded()
         || ctx.tries.max_body_bytes.is_none_or(|limit| ctx.body_bytes <= limit)
     {
@@ -141,7 +144,7 @@ fn fail(ctx: &mut RequestContext, failure: Failure) -> Box<Error> {
 /// It switches to a protocol that nobody asked for, could be read in two ways once its fields are lines (HTTP/1.1 is
 /// judged before Pingora reads it), has no end that the client's version knows, or counts as a failed try.
 pub(super) fn upstream_head(
-    session: &Session,
+    session: &mut Session,
     response: &ResponseHeader,
     ctx: &mut RequestContext,
 ) -> Result<()> {
@@ -163,23 +166,23 @@ pub(super) fn upstream_head(
         }
     }
     let tries = &mut ctx.tries;
+    let is_stream = is_stream(response, tries.exchange);
     if let Some(watchdog) = &tries.watchdog {
-        if tries.exchange == Exchange::Stream && is_stream(response) {
-            watchdog.allow_silence(tries.timeouts.stream_idle);
+        if is_stream {
+            watchdog.became_stream(tries.timeouts.stream_idle);
         }
         watchdog.saw_byte();
+    }
+    if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        // Bytes of either side are signs of life from here on: Pingora's timeout sees both.
+        tries.watchdog = None;
     }
     if tries.first_byte.is_none() {
         let now = Instant::now();
         tries.first_byte = tries.began.map(|began| now.saturating_duration_since(began));
         let after = tries.records.answered(now);
         if let Some(picked) = &mut tries.picked {
-            let is_long = tries.exchange == Exchange::WebSocket
-                || tries.exchange == Exchange::Stream && is_stream(response);
-            picked.answered(response.status, after.unwrap_or_default(), is_long, now);
-            if is_long {
-                ctx.let_go_of_permits();
-            }
+            picked.answered(response.status, after.unwrap_or_default(), is_stream, now);
         }
     }
     if let Some(picked) = &ctx.tries.picked {
@@ -187,11 +190,20 @@ pub(super) fn upstream_head(
             response.headers.get(KEEP_ALIVE).and_then(|value| parse_keep_alive(value.as_bytes()));
         picked.endpoint().learn_keep_alive(announced);
     }
-    again::check_status(session, response.status, ctx)
+    again::check_status(session, response.status, ctx)?;
+    if is_stream {
+        ctx.is_stream = true;
+        ctx.tries.over = None;
+        ctx.let_go_of_permits();
+    }
+    Ok(())
 }
 
-/// Events or gRPC messages, as the endpoint says.
-fn is_stream(response: &ResponseHeader) -> bool {
+/// Whether an answer to what was asked for is a stream, as the endpoint says: a WebSocket, events, gRPC messages.
+fn is_stream(response: &ResponseHeader, exchange: Exchange) -> bool {
+    if exchange != Exchange::Stream || !response.status.is_success() {
+        return response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+    }
     let kind = response
         .headers
         .get(CONTENT_TYPE)
@@ -225,7 +237,6 @@ pub(super) fn response_head(
     }
     ctx.status = response.status.as_u16();
     let is_upgrade = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
-    ctx.is_stream = is_upgrade || ctx.tries.exchange == Exchange::Stream && is_stream(response);
     if ctx.is_stream {
         // Its body may be silent for as long as the answer.
         ctx.body_pace = None;
@@ -285,9 +296,7 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
             return Err(fail(ctx, Failure::UpstreamTimeout));
         }
     }
-    let over =
-        |began: Instant| ctx.tries.timeouts.total.is_some_and(|total| began.elapsed() > total);
-    if ctx.tries.exchange == Exchange::Answer && ctx.tries.began.is_some_and(over) {
+    if ctx.tries.over.is_some() && ctx.tries.is_over(Instant::now()) {
         return Err(fail(ctx, Failure::TotalTimeout));
     }
     if end_of_stream {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::watchdog::Watchdog;
+use super::{upgrade::Socket, watchdog::Watchdog};
 use crate::{
     limit::Permit,
     telemetry::Try,
@@ -22,7 +22,7 @@ pub(super) enum Exchange {
     Answer,
     /// Events or gRPC messages: once the head says so, silence is no fault.
     Stream,
-    /// A WebSocket: silence is no fault from the start.
+    /// A WebSocket: once the endpoint has switched to it, silence is no fault.
     WebSocket,
 }
 
@@ -59,6 +59,8 @@ pub(super) struct Tries {
     pub(super) permit: Option<Permit>,
     /// How long it has waited for that.
     pub(super) waited: Duration,
+    /// When the whole exchange must be over; `None` without such a limit, or once the answer is a stream.
+    pub(super) over: Option<Instant>,
     /// When the first try began.
     pub(super) began: Option<Instant>,
     /// From then to the first byte of the answer.
@@ -69,6 +71,8 @@ pub(super) struct Tries {
     pub(super) is_judged: bool,
     /// The present endpoint is connected to again, and that counts as no try.
     pub(super) repeats: bool,
+    /// Of a WebSocket's connection.
+    pub(super) socket: Option<Socket>,
     /// Ends a try that takes too long.
     pub(super) watchdog: Option<Watchdog>,
     /// What the request asks for.
@@ -82,8 +86,12 @@ pub(super) struct Tries {
 impl Tries {
     /// Until the total time of the request is over; `None` without such a limit.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
-        let spent = self.began.map(|began| now.saturating_duration_since(began));
-        Some(self.timeouts.total?.saturating_sub(spent.unwrap_or_default()))
+        Some(self.over?.saturating_duration_since(now))
+    }
+
+    /// Whether the total time of the request is over.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.over.is_some_and(|over| over <= now)
     }
 }
 

@@ -117,7 +117,7 @@ async fn take_endpoint(
         hash: wish::hash_of_client(config, record.client.map(|client| client.ip())),
         ..Wish::default()
     };
-    tunnel.upstream.count_request(Instant::now());
+    tunnel.upstream.count_request(wish.network, Instant::now());
     loop {
         let mut picked = tunnel.upstream.pick(&wish).map_err(|_| TunnelEnd::NoEndpoint)?;
         wish.tried.add(picked.endpoint());
@@ -143,7 +143,7 @@ async fn take_endpoint(
             tries: record.tries,
             left: None,
         };
-        let budget = || tunnel.upstream.takes_retry(Instant::now());
+        let budget = || tunnel.upstream.takes_retry(wish.network, Instant::now());
         match config.retries.again(&failed, budget, |limit| fastrand::u64(0..=limit)) {
             Again::Yes { elsewhere_at_once: true, .. } => {}
             Again::Yes { pause, .. } => sleep(pause).await,

@@ -7,8 +7,9 @@
 
 use std::{
     io,
+    os::fd::{AsFd, OwnedFd},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
@@ -33,25 +34,45 @@ const LATE_READS: u32 = 64;
 /// Sets these connections apart from those that carry requests.
 const GROUP: u64 = 0x7765_6273_6f63_6b65;
 
-/// Makes `peer` one for a WebSocket, whose connection begins with `opening`.
-pub(super) fn prepare(peer: &mut HttpPeer, opening: Bytes) {
+/// The socket of a connection that Pingora does not see the socket of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Socket(Arc<Mutex<Option<OwnedFd>>>);
+
+impl Socket {
+    /// A second descriptor of it, once; `None` before there is a connection, or where there are no descriptors left.
+    pub(super) fn take(&self) -> Option<OwnedFd> {
+        self.slot().take()
+    }
+
+    // Held for a few instructions.
+    fn slot(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes `peer` one for a WebSocket, whose connection begins with `opening`; returns where its socket will be.
+pub(super) fn prepare(peer: &mut HttpPeer, opening: Bytes) -> Socket {
+    let socket = Socket::default();
     announce::set_apart(peer, &opening);
-    peer.options.custom_l4 = Some(Arc::new(LateReads { opening }));
+    peer.options.custom_l4 = Some(Arc::new(LateReads { opening, socket: socket.clone() }));
     peer.group_key ^= GROUP;
     // An endpoint that refuses the upgrade leaves a connection that nothing else may use.
     peer.options.idle_timeout = Some(std::time::Duration::from_millis(1));
+    socket
 }
 
 /// Connects, and puts the first reads off.
 #[derive(Debug)]
 struct LateReads {
     opening: Bytes,
+    socket: Socket,
 }
 
 #[async_trait]
 impl Connect for LateReads {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
         let stream = announce::connect(address, &self.opening).await?;
+        *self.socket.slot() = stream.as_fd().try_clone_to_owned().ok();
         let late = Late { stream, reads_left: LATE_READS, is_put_off: false };
         Ok(Stream::from(VirtualSocketStream::new(Box::new(late))))
     }

@@ -8,10 +8,10 @@
 use std::{
     mem::MaybeUninit,
     net::Shutdown,
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -31,18 +31,29 @@ pub(super) enum Expired {
     Total,
 }
 
+/// When what must be over, where that has a limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ends {
+    /// The wait for the head of this try's answer.
+    pub(super) head: Option<std::time::Instant>,
+    /// The whole exchange.
+    pub(super) total: Option<std::time::Instant>,
+}
+
 #[derive(Debug, Default)]
 struct Shared {
     /// Milliseconds from the start to the last byte of the answer; 0 before the first.
     last_byte: AtomicU64,
-    /// Milliseconds from the start to the last byte of the request.
-    last_request_byte: AtomicU64,
+    /// Milliseconds from the start to the end of the request, at least 1; 0 while the client still sends it.
+    request_end: AtomicU64,
     /// Milliseconds of silence that an answer may have.
     idle: AtomicU64,
     /// 0: not expired; 1: silence; 2: total; 3: the try.
     expired: AtomicU8,
-    /// The first byte came: from here on another limit holds.
-    began: Notify,
+    /// The answer is a stream: the whole exchange has no limit.
+    is_stream: AtomicBool,
+    /// From here on other limits hold.
+    changed: Notify,
 }
 
 /// Watches one try; stops when dropped.
@@ -54,49 +65,57 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Whether these timeouts need a watchdog.
-    pub(super) fn is_needed(timeouts: &Timeouts) -> bool {
-        timeouts.first_byte != timeouts.idle || timeouts.total.is_some()
+    /// Whether these limits need a watchdog.
+    pub(super) fn is_needed(timeouts: &Timeouts, ends: &Ends) -> bool {
+        timeouts.first_byte != timeouts.idle || ends.head.is_some() || ends.total.is_some()
     }
 
-    /// Watches the connection behind `socket`. `spent` is the time that the request has had with endpoints so far, `head`
-    /// the time that is left for the head of this try's answer.
-    ///
-    /// Returns `None` where the socket can't be duplicated (no file descriptors left): Pingora's timeout remains.
-    pub(super) fn start(
-        socket: RawFd,
-        timeouts: Timeouts,
-        spent: Duration,
-        head: Option<Duration>,
-    ) -> Option<Self> {
+    /// A second descriptor of Pingora's connection; `None` where it shows none, or there are none left.
+    pub(super) fn duplicate(socket: RawFd) -> Option<OwnedFd> {
+        if socket < 0 {
+            return None;
+        }
         #[expect(
             unsafe_code,
             reason = "the descriptor is Pingora's connection, which is open while this hook runs; it is duplicated at once"
         )]
         // SAFETY: `socket` is open for the whole call, see above; the borrow ends with this statement.
-        let own = unsafe { BorrowedFd::borrow_raw(socket) }.try_clone_to_owned().ok()?;
-        let socket = socket2::Socket::from(own);
-        let shared =
-            Arc::new(Shared { idle: AtomicU64::new(millis(timeouts.idle)), ..Shared::default() });
+        let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+        socket.try_clone_to_owned().ok()
+    }
+
+    /// Watches the connection behind `socket`. `is_sent` says that the client has sent all of its request.
+    pub(super) fn start(socket: OwnedFd, timeouts: &Timeouts, ends: Ends, is_sent: bool) -> Self {
+        let socket = socket2::Socket::from(socket);
+        let shared = Arc::new(Shared {
+            idle: AtomicU64::new(millis(timeouts.idle)),
+            request_end: AtomicU64::new(is_sent.into()),
+            ..Shared::default()
+        });
         let started = Instant::now();
         let watched = shared.clone();
+        let first_byte = timeouts.first_byte;
         let task = tokio::spawn(async move {
-            let total = timeouts.total.map(|total| started + total.saturating_sub(spent));
-            let head = head.map(|head| started + head);
+            let total = ends.total.map(Instant::from_std);
+            let head = ends.head.map(Instant::from_std);
+            let after = |milliseconds| started + Duration::from_millis(milliseconds);
             loop {
                 let last_byte = watched.last_byte.load(Ordering::Relaxed);
-                let silence = if last_byte == 0 {
-                    let sent = watched.last_request_byte.load(Ordering::Relaxed);
-                    started + Duration::from_millis(sent) + timeouts.first_byte
-                } else {
-                    started
-                        + Duration::from_millis(last_byte + watched.idle.load(Ordering::Relaxed))
+                let silence = match (last_byte, watched.request_end.load(Ordering::Relaxed)) {
+                    // The answer to a request that is not whole may wait for the rest of it, as the client does.
+                    (0, 0) => None,
+                    (0, sent) => Some(after(sent) + first_byte),
+                    (last, _) => Some(after(last + watched.idle.load(Ordering::Relaxed))),
                 };
                 let head = head.filter(|_| last_byte == 0);
-                let limits = [(Some(silence), 1), (total, 2), (head, 3)];
+                let total = total.filter(|_| !watched.is_stream.load(Ordering::Relaxed));
+                let limits = [(silence, 1), (total, 2), (head, 3)];
                 let earliest =
-                    limits.into_iter().filter_map(|(limit, which)| Some((limit?, which)));
-                let (limit, which) = earliest.min().unwrap_or((silence, 1));
+                    limits.into_iter().filter_map(|(limit, which)| Some((limit?, which))).min();
+                let Some((limit, which)) = earliest else {
+                    watched.changed.notified().await;
+                    continue;
+                };
                 if Instant::now() >= limit {
                     // Bytes that wait are not read because the client takes none: the endpoint is not silent.
                     if which == 1
@@ -116,28 +135,32 @@ impl Watchdog {
                 }
                 tokio::select! {
                     () = tokio::time::sleep_until(limit) => {}
-                    () = watched.began.notified() => {}
+                    () = watched.changed.notified() => {}
                 }
             }
         });
-        Some(Self { shared, started, task })
+        Self { shared, started, task }
     }
 
-    /// A byte of the request went: the time to the first byte of the answer begins anew.
-    pub(super) fn saw_request_byte(&self) {
-        self.shared.last_request_byte.store(millis(self.started.elapsed()), Ordering::Relaxed);
+    /// The client has sent all of its request: the time to the first byte of the answer begins.
+    pub(super) fn saw_request_end(&self) {
+        let now = millis(self.started.elapsed()).max(1);
+        if self.shared.request_end.swap(now, Ordering::Relaxed) == 0 {
+            self.shared.changed.notify_one();
+        }
     }
 
-    /// From now on the answer may be silent for so long.
-    pub(super) fn allow_silence(&self, idle: Duration) {
+    /// The answer is a stream: it may be silent for so long, and go on for ever.
+    pub(super) fn became_stream(&self, idle: Duration) {
         self.shared.idle.store(millis(idle), Ordering::Relaxed);
+        self.shared.is_stream.store(true, Ordering::Relaxed);
     }
 
     /// A byte of the answer came.
     pub(super) fn saw_byte(&self) {
         if self.shared.last_byte.swap(millis(self.started.elapsed()).max(1), Ordering::Relaxed) == 0
         {
-            self.shared.began.notify_one();
+            self.shared.changed.notify_one();
         }
     }
 
@@ -164,7 +187,7 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
+    use std::os::fd::AsFd;
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -173,13 +196,20 @@ mod tests {
 
     use super::*;
 
-    fn limits(first_byte: u64, idle: u64, total: Option<u64>) -> Timeouts {
+    fn limits(first_byte: u64, idle: u64) -> Timeouts {
         Timeouts {
             first_byte: Duration::from_millis(first_byte),
             idle: Duration::from_millis(idle),
-            total: total.map(Duration::from_millis),
             ..Timeouts::default()
         }
+    }
+
+    fn after(milliseconds: u64) -> std::time::Instant {
+        std::time::Instant::now() + Duration::from_millis(milliseconds)
+    }
+
+    fn duplicate(stream: &TcpStream) -> OwnedFd {
+        stream.as_fd().try_clone_to_owned().unwrap()
     }
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -189,15 +219,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_and_total_end_the_connection() {
-        for (timeouts, has_begun, which) in [
-            (limits(30, 5_000, None), false, Expired::Silence),
-            (limits(60_000, 30, None), true, Expired::Silence),
-            (limits(5_000, 5_000, Some(30)), false, Expired::Total),
+    async fn each_limit_ends_the_connection() {
+        let none = Ends::default();
+        for (timeouts, ends, has_begun, which) in [
+            (limits(30, 60_000), none, false, Expired::Silence),
+            (limits(60_000, 30), none, true, Expired::Silence),
+            (limits(60_000, 60_000), Ends { total: Some(after(30)), ..none }, true, Expired::Total),
+            (limits(60_000, 60_000), Ends { head: Some(after(30)), ..none }, false, Expired::Try),
         ] {
             let (mut client, _server) = pair().await;
-            let watchdog =
-                Watchdog::start(client.as_raw_fd(), timeouts, Duration::ZERO, None).unwrap();
+            let watchdog = Watchdog::start(duplicate(&client), &timeouts, ends, true);
             if has_begun {
                 watchdog.saw_byte();
             }
@@ -213,8 +244,7 @@ mod tests {
     async fn bytes_keep_it_alive_and_dropping_it_stops_it() {
         let (mut client, mut server) = pair().await;
         let watchdog =
-            Watchdog::start(client.as_raw_fd(), limits(10, 60_000, None), Duration::ZERO, None)
-                .unwrap();
+            Watchdog::start(duplicate(&client), &limits(10, 60_000), Ends::default(), true);
         watchdog.saw_byte();
         drop(watchdog);
         server.write_all(b"x").await.unwrap();
@@ -225,25 +255,44 @@ mod tests {
     async fn an_upload_is_not_silence_and_neither_are_bytes_that_wait() {
         let (client, mut server) = pair().await;
         let watchdog =
-            Watchdog::start(client.as_raw_fd(), limits(120, 120, None), Duration::ZERO, None)
-                .unwrap();
-        for _ in 0..4 {
-            tokio::time::sleep(Duration::from_millis(60)).await;
-            watchdog.saw_request_byte();
-        }
+            Watchdog::start(duplicate(&client), &limits(120, 120), Ends::default(), false);
+        tokio::time::sleep(Duration::from_millis(240)).await;
         assert_eq!(watchdog.expired(), None, "the request is still being sent");
+        watchdog.saw_request_end();
         watchdog.saw_byte();
         server.write_all(b"waiting").await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(watchdog.expired(), None, "nobody has read what came");
     }
 
+    #[tokio::test]
+    async fn the_end_of_the_request_begins_the_wait() {
+        let (mut client, _server) = pair().await;
+        let watchdog =
+            Watchdog::start(duplicate(&client), &limits(30, 60_000), Ends::default(), false);
+        watchdog.saw_request_end();
+        let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut [0; 8])).await;
+        assert!(matches!(read.unwrap(), Ok(0) | Err(_)));
+        assert_eq!(watchdog.expired(), Some(Expired::Silence));
+    }
+
+    #[tokio::test]
+    async fn a_stream_may_be_silent_and_go_on() {
+        let (client, _server) = pair().await;
+        let ends = Ends { total: Some(after(60)), head: None };
+        let watchdog = Watchdog::start(duplicate(&client), &limits(60_000, 30), ends, true);
+        watchdog.became_stream(Duration::from_mins(1));
+        watchdog.saw_byte();
+        tokio::time::sleep(Duration::from_millis(240)).await;
+        assert_eq!(watchdog.expired(), None);
+    }
+
     #[test]
     fn equal_limits_need_none() {
-        assert!(!Watchdog::is_needed(&Timeouts::default()));
-        assert!(
-            Watchdog::is_needed(&limits(10, 20, None))
-                && Watchdog::is_needed(&limits(10, 10, Some(5)))
-        );
+        let none = Ends::default();
+        assert!(!Watchdog::is_needed(&Timeouts::default(), &none));
+        assert!(Watchdog::is_needed(&limits(10, 20), &none));
+        assert!(Watchdog::is_needed(&limits(10, 10), &Ends { total: Some(after(1)), ..none }));
+        assert!(Watchdog::is_needed(&limits(10, 10), &Ends { head: Some(after(1)), ..none }));
     }
 }

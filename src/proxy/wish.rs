@@ -12,15 +12,17 @@ use http::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
-use super::context::RequestContext;
+use super::{context::RequestContext, endpoint::upstream_of};
 use crate::{
     types::ClientNetwork,
-    upstream::{HashKey, Picked, StickyValue, Upstream, UpstreamConfig},
+    upstream::{HashKey, Picked, StickyValue, UpstreamConfig, Wish},
 };
 
-/// Reads it from the request, and takes the sticky cookie out.
-pub(super) fn read(session: &mut Session, ctx: &mut RequestContext) {
-    let Some(config) = upstream_of(ctx).map(Upstream::config) else { return };
+/// Reads it from the request for its upstream, and takes the sticky cookie out; returns what was wished before.
+pub(super) fn read(session: &mut Session, ctx: &mut RequestContext) -> Wish {
+    let Some(config) = upstream_of(ctx).map(|upstream| upstream.config()) else {
+        return Wish::default();
+    };
     let header = session.req_header();
     let hash = config.hash.as_ref().and_then(|hash| {
         let query = header.uri.query().unwrap_or_default();
@@ -31,9 +33,8 @@ pub(super) fn read(session: &mut Session, ctx: &mut RequestContext) {
         .as_ref()
         .and_then(|sticky| take_cookie(session.req_header_mut(), &sticky.cookie))
         .and_then(|value| StickyValue::parse(&value));
-    let wish = &mut ctx.tries.wish;
-    wish.hash = hash;
-    wish.sticky = sticky;
+    let network = ctx.client.address.map(ClientNetwork::of);
+    std::mem::replace(&mut ctx.tries.wish, Wish { hash, sticky, network, ..Wish::default() })
 }
 
 /// Tells the client the cookie of the endpoint that answered, where it has another or none.
@@ -55,12 +56,6 @@ pub(super) fn set_cookie(response: &mut ResponseHeader, ctx: &RequestContext) {
 pub(super) fn hash_of_client(config: &UpstreamConfig, client: Option<IpAddr>) -> Option<u64> {
     let hash = config.hash.as_ref().filter(|hash| hash.key == HashKey::ClientAddress)?;
     hash_of(&hash.key, &HeaderMap::new(), "", "", client)
-}
-
-/// The request's upstream, while it has its snapshot.
-fn upstream_of(ctx: &RequestContext) -> Option<&Upstream> {
-    let upstreams = &ctx.snapshot.as_ref()?.upstreams;
-    ctx.tries.upstream.and_then(|index| upstreams.get(index)).map(|upstream| &**upstream)
 }
 
 /// The hash of a request's key. An empty value is none.

@@ -290,14 +290,16 @@ fn compile_route(
             body: read_body(&respond.body, &path.key("respond").key("file"), problems)?,
         })
     };
+    let is_own_time = |forward: &ForwardBlueprint| {
+        let upstream = config.upstreams.get(forward.index);
+        upstream.is_some_and(|upstream| upstream.timeouts != forward.timeouts)
+    };
+    let reported = problems.iter().count();
     let target = match &route.target {
         TargetConfig::Upstream(name) => {
             let forward = forward(name)?;
-            let upstream = config.upstreams.get(forward.index);
             // What holds for the whole upstream is reported there.
-            if route.retries.is_some()
-                || upstream.is_some_and(|upstream| upstream.timeouts != forward.timeouts)
-            {
+            if route.retries.is_some() || is_own_time(&forward) {
                 upstream::warn_of_tries(&forward.retries, &forward.timeouts, &route.path, problems);
             }
             TargetBlueprint::Upstream(forward)
@@ -318,6 +320,11 @@ fn compile_route(
         )?)),
         Some(FallbackConfig::Upstream(name)) => {
             let mut forward = forward(name)?;
+            // What the route says holds here too. Where it fights its own upstream, that was reported.
+            let is_reported = problems.iter().count() > reported;
+            if !is_reported && (route.retries.is_some() || is_own_time(&forward)) {
+                upstream::warn_of_tries(&forward.retries, &forward.timeouts, &route.path, problems);
+            }
             // The client was promised an end of the whole exchange: it holds for what comes after the first upstream too.
             if let TargetBlueprint::Upstream(first) = &target {
                 forward.timeouts.total = first.timeouts.total;

@@ -102,6 +102,22 @@ pub(super) fn warn(config: &UpstreamConfig, problems: &mut Problems) {
             )
             .help("set `max_requests` to no more than `max_connections`");
     }
+    let queue = &config.limits.queue;
+    if let Some(total) = config.timeouts.total
+        && (config.limits.max_requests.is_some() || config.limits.adaptive.is_some())
+        && queue.max_waiting > 0
+        && queue.timeout >= total
+    {
+        problems
+            .warning(
+                &path.key("limits").key("queue_timeout"),
+                format!(
+                    "waiting for room counts too, and `timeouts.total` is {}: who waits so long is not answered in time",
+                    shown(total)
+                ),
+            )
+            .help("a shorter `queue_timeout` leaves time for an answer");
+    }
 }
 
 /// Warns of tries that can't end, that never come, or that do something twice. `path` is that of the upstream or the route.

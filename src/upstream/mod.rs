@@ -42,6 +42,7 @@ mod resolver;
 mod retries_config;
 mod retry;
 mod retry_budget;
+mod retry_shares;
 mod secured;
 mod selection;
 mod set;
@@ -234,13 +235,13 @@ impl Upstream {
     }
 
     /// A request begins its first try here.
-    pub fn count_request(&self, now: Instant) {
-        self.set.live().retry_budget.count_request(now);
+    pub fn count_request(&self, network: Option<ClientNetwork>, now: Instant) {
+        self.live.retry_budget.count_request(network, now);
     }
 
     /// Takes a place for a retry, where the upstream's requests have one left.
-    pub fn takes_retry(&self, now: Instant) -> bool {
-        self.set.live().retry_budget.take(self.config.retries.budget, now)
+    pub fn takes_retry(&self, network: Option<ClientNetwork>, now: Instant) -> bool {
+        self.live.retry_budget.take(self.config.retries.budget, network, now)
     }
 
     /// Whether its breaker lets a request through: with what the try is to carry ([`Picked::probes`]) where it is one of

@@ -57,6 +57,11 @@ impl Picked {
         self.probe = probe;
     }
 
+    /// The breaker's question, where another try is to answer it: this one has asked nobody.
+    pub fn take_probe(&mut self) -> Option<Probe> {
+        self.probe.take()
+    }
+
     /// The endpoint.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         self.in_flight.endpoint()

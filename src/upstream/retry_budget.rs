@@ -4,7 +4,7 @@
 //! budget each request would become as many tries as it may have, just when the endpoints can bear them least.
 //!
 //! One for an upstream, by its name, whatever routes and generations use it. What it lets through is said with each
-//! question, so that a changed setting holds at once. Time is cut into slots of a second. Lock-free: a request adds to one
+//! question, so that a changed setting holds at once. No client network takes more than its part (`retry_shares.rs`). Time is cut into slots of a second. Lock-free: a request adds to one
 //! atomic. Where several threads ask at the same moment, each of them may pass on the last place, and a count that meets
 //! the change to a new second may be lost: the budget is right on the whole, not to one.
 
@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::types::{Percent, Rate};
+use super::retry_shares::RetryShares;
+use crate::types::{ClientNetwork, Percent, Rate};
 
 /// The seconds that count.
 const WINDOW: u64 = 10;
@@ -44,6 +45,7 @@ pub(super) struct RetryBudget {
     requests: Slots,
     /// Retries that the share paid for.
     retries: Slots,
+    shares: RetryShares,
     /// When the floor is whole again, in nanoseconds from the origin (GCRA, as of ITU-T I.371).
     floor_whole_at: AtomicU64,
 }
@@ -55,17 +57,32 @@ impl RetryBudget {
             origin: now,
             requests: Slots::default(),
             retries: Slots::default(),
+            shares: RetryShares::new(),
             floor_whole_at: AtomicU64::new(0),
         }
     }
 
     /// A request begins its first try.
-    pub(super) fn count_request(&self, now: Instant) {
-        self.requests.add(self.second(now));
+    pub(super) fn count_request(&self, network: Option<ClientNetwork>, now: Instant) {
+        let second = self.second(now);
+        self.requests.add(second);
+        self.shares.count_request(network, second);
     }
 
-    /// Takes a place for a retry, where there is one.
-    pub(super) fn take(&self, config: RetryBudgetConfig, now: Instant) -> bool {
+    /// Takes a place for a retry of a request from `network`, where there is one.
+    pub(super) fn take(
+        &self,
+        config: RetryBudgetConfig,
+        network: Option<ClientNetwork>,
+        now: Instant,
+    ) -> bool {
+        if config.is_nothing() || !self.shares.take(config, network, self.second(now)) {
+            return false;
+        }
+        self.take_of_all(config, now)
+    }
+
+    fn take_of_all(&self, config: RetryBudgetConfig, now: Instant) -> bool {
         let second = self.second(now);
         let paid = self.requests.sum(second) * u64::from(config.share.millionths()) / 1_000_000;
         if self.retries.sum(second) < paid {
@@ -147,8 +164,8 @@ mod tests {
             (4, config(20, "30/m"), 5),
         ] {
             let budget = RetryBudget::new(start);
-            (0..requests).for_each(|_| budget.count_request(start));
-            let taken = (0..1_000).filter(|_| budget.take(config, start)).count();
+            (0..requests).for_each(|_| budget.count_request(None, start));
+            let taken = (0..1_000).filter(|_| budget.take_of_all(config, start)).count();
             assert_eq!(taken, expected, "{requests} {config:?}");
         }
     }
@@ -159,12 +176,13 @@ mod tests {
         let budget = RetryBudget::new(start);
         let count = |seconds| {
             let now = start + Duration::from_secs(seconds);
-            (0..100).filter(|_| budget.take(config(0, "30/m"), now)).count()
+            (0..100).filter(|_| budget.take_of_all(config(0, "30/m"), now)).count()
         };
         assert_eq!([0, 1, 2, 3, 4, 8].map(count), [5, 0, 1, 0, 1, 2]);
         assert_eq!(count(1_000), 5);
         let budget = RetryBudget::new(start);
-        let take = |seconds| budget.take(config(0, "1/m"), start + Duration::from_secs(seconds));
+        let take =
+            |seconds| budget.take_of_all(config(0, "1/m"), start + Duration::from_secs(seconds));
         assert_eq!([0, 1, 59, 60, 119].map(take), [true, false, false, true, false]);
     }
 
@@ -173,11 +191,11 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let budget = RetryBudget::new(start);
-        (0..100).for_each(|_| budget.count_request(at(5)));
-        let take = |seconds| budget.take(config(1, "0/s"), at(seconds));
+        (0..100).for_each(|_| budget.count_request(None, at(5)));
+        let take = |seconds| budget.take_of_all(config(1, "0/s"), at(seconds));
         assert!(take(14) && !take(14));
         assert!(!take(15), "the requests are gone");
-        (0..100).for_each(|_| budget.count_request(at(20)));
+        (0..100).for_each(|_| budget.count_request(None, at(20)));
         assert!(!take(20), "the retry of before still counts");
         assert!(take(24));
     }
@@ -200,10 +218,10 @@ mod tests {
                 let gap = Duration::from_micros(random.u64(200..=3_000_000));
                 for _ in 0..random.usize(1..=300) {
                     now += gap.mul_f64(random.f64() * 2.0);
-                    budget.count_request(now);
+                    budget.count_request(None, now);
                     requests += 1.0;
                     for _ in 1..4 {
-                        retries += f64::from(u8::from(budget.take(config, now)));
+                        retries += f64::from(u8::from(budget.take_of_all(config, now)));
                     }
                     let passed = (now - start).as_secs_f64();
                     let most = share * requests + floor * (passed + 10.0);
@@ -214,8 +232,8 @@ mod tests {
             if floor >= 1.0 {
                 for _ in 0..20 {
                     now += Duration::from_secs(1);
-                    budget.count_request(now);
-                    assert!(budget.take(config, now), "seed {seed}");
+                    budget.count_request(None, now);
+                    assert!(budget.take_of_all(config, now), "seed {seed}");
                 }
             }
         }
@@ -227,7 +245,7 @@ mod tests {
         let budget = RetryBudget::new(start);
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..10_000).for_each(|_| budget.count_request(start)));
+                scope.spawn(|| (0..10_000).for_each(|_| budget.count_request(None, start)));
             }
         });
         assert_eq!(budget.requests.sum(0), 40_000);
@@ -235,8 +253,9 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let mine =
-                        (0..10_000).filter(|_| budget.take(config(20, "0/s"), start)).count();
+                    let mine = (0..10_000)
+                        .filter(|_| budget.take_of_all(config(20, "0/s"), start))
+                        .count();
                     taken.fetch_add(mine, Relaxed);
                 });
             }

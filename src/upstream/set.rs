@@ -192,11 +192,6 @@ impl EndpointSet {
         }
     }
 
-    /// What is alive of the upstream as a whole.
-    pub(super) fn live(&self) -> &LiveUpstream {
-        &self.upstream
-    }
-
     pub(super) fn has_healthy(&self) -> bool {
         self.eligible.load().is_healthy
     }

@@ -21,6 +21,7 @@ mod allocations;
 mod backup;
 mod balance;
 mod balance_algorithms;
+mod blame;
 mod breaker;
 mod client_certificates;
 mod clock;
