@@ -5,30 +5,33 @@
 //! argument.
 //!
 //! A client must not be able to open it, or to keep it open, by asking again and again for what fails. So failures that
-//! a request can be the cause of count by client network: those of one network up to a part of what opens the breaker,
-//! and in half-open a network that has failed asks no more, and does not decide alone. Networks share 64 places, by
-//! which a failure counts less often, never more.
+//! a request can be the cause of count by client network (`outcomes.rs`): those of one network up to a part of what opens
+//! the breaker. Half-open, a network has one request under way at most, asks no more in a round in which one failed or
+//! was given up, and does not decide alone.
 //!
-//! Invariants: half-open, at most `half_open_requests` are under way; one that is never told (its client left) gives its
-//! place back; a round of half-open that comes to no end within `open` begins anew.
+//! Invariants: half-open, at most `half_open_requests` of a round are under way; one that is never told (its client left)
+//! gives its place back; places that are held for as long as `open` are given out anew, and what went well until then
+//! still counts, so that slow answers only delay the end. What began in one spell of a state says nothing in another:
+//! neither what failed before it opened, nor what passed before it closed again.
 
 use std::{
-    array, fmt,
+    array,
+    collections::HashMap,
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 
+use super::outcomes::{BUCKETS, Counts, Outcome, Window};
 use crate::types::{ClientNetwork, Percent};
 
-/// Parts of the window.
-const BUCKETS: u64 = 10;
-/// Places that networks share.
-const PLACES: usize = 64;
+/// All, in millionths.
+const WHOLE: u64 = 1_000_000;
 
 /// When it opens, for how long, and how it closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,12 +72,27 @@ impl BreakerState {
         }
     }
 
-    const fn of(byte: u8) -> Self {
-        match byte {
+    const fn of(number: u64) -> Self {
+        match number {
             0 => Self::Closed,
             1 => Self::HalfOpen,
             _ => Self::Open,
         }
+    }
+}
+
+/// The time from one change of the state to the next: how many changes there were before, and the state in the two
+/// lowest bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spell(u64);
+
+impl Spell {
+    const fn state(self) -> BreakerState {
+        BreakerState::of(self.0 & 0b11)
+    }
+
+    const fn next(self, state: BreakerState) -> Self {
+        Self(((self.0 >> 2) + 1) << 2 | state as u64)
     }
 }
 
@@ -90,8 +108,8 @@ pub enum Failed {
 /// A request is let through.
 #[derive(Debug)]
 pub enum Pass {
-    /// As all are.
-    Free,
+    /// As all are; what becomes of it counts in this spell.
+    Free(Spell),
     /// To see whether it may close.
     Probe(Probe),
 }
@@ -111,7 +129,8 @@ type Watcher = Box<dyn Fn(BreakerState) + Send + Sync>;
 pub struct Breaker {
     config: ArcSwap<BreakerConfig>,
     began: Instant,
-    state: AtomicU8,
+    /// A [`Spell`].
+    spell: AtomicU64,
     /// Nanoseconds since `began`.
     open_until: AtomicU64,
     window: Window,
@@ -127,15 +146,19 @@ impl fmt::Debug for Breaker {
     }
 }
 
-/// A round of half-open.
+/// What a spell of half-open has shown, and its present round.
 #[derive(Debug)]
 struct Round {
     number: u64,
     began: Instant,
     under_way: u32,
+    /// In the whole spell, as is `failed`.
     went_well: u32,
     /// Who has failed, and may be the cause.
     failed: Option<u64>,
+    /// The networks that may not ask: with a request of this round under way (`true`), or with one that failed in it, was
+    /// given up in it, or hangs since the round before.
+    taken: HashMap<u64, bool>,
 }
 
 impl Breaker {
@@ -144,7 +167,7 @@ impl Breaker {
         Arc::new(Self {
             config: ArcSwap::from_pointee(config),
             began: now,
-            state: AtomicU8::new(BreakerState::Closed as u8),
+            spell: AtomicU64::new(BreakerState::Closed as u64),
             open_until: AtomicU64::new(0),
             window: Window::default(),
             round: Mutex::new(Round {
@@ -153,6 +176,7 @@ impl Breaker {
                 under_way: 0,
                 went_well: 0,
                 failed: None,
+                taken: HashMap::new(),
             }),
             entered: array::from_fn(|_| AtomicU64::new(0)),
             watcher,
@@ -169,7 +193,12 @@ impl Breaker {
 
     /// What it does now. An open one whose time is over stays so until the next request.
     pub fn state(&self) -> BreakerState {
-        BreakerState::of(self.state.load(Ordering::Acquire))
+        self.spell().state()
+    }
+
+    /// The present spell: a try keeps it from its beginning, for [`Self::record`].
+    pub fn spell(&self) -> Spell {
+        Spell(self.spell.load(Ordering::Acquire))
     }
 
     /// How often it has come into this state.
@@ -186,46 +215,51 @@ impl Breaker {
         network: Option<ClientNetwork>,
         now: Instant,
     ) -> Result<Pass, Open> {
-        if self.state() == BreakerState::Closed {
-            return Ok(Pass::Free);
+        let spell = self.spell();
+        if spell.state() == BreakerState::Closed {
+            return Ok(Pass::Free(spell));
         }
         let left = self.open_until.load(Ordering::Acquire).saturating_sub(self.since_began(now));
-        if self.state() == BreakerState::Open && left > 0 {
+        if spell.state() == BreakerState::Open && left > 0 {
             return Err(Open { remaining: Duration::from_nanos(left) });
         }
         let config = self.config.load();
         let mut round = self.lock();
+        let spell = self.spell();
         let mut became = None;
-        match self.state() {
-            BreakerState::Closed => return Ok(Pass::Free),
+        match spell.state() {
+            BreakerState::Closed => return Ok(Pass::Free(spell)),
             BreakerState::Open => {
                 round.begin(now);
-                self.enter(BreakerState::HalfOpen);
-                became = Some(BreakerState::HalfOpen);
+                became = Some(self.enter(BreakerState::HalfOpen));
             }
             BreakerState::HalfOpen => {
                 if now.saturating_duration_since(round.began) >= config.open {
-                    round.begin(now);
+                    round.renew(now);
                 }
             }
         }
-        let is_barred = round.failed == Some(number(network));
-        let is_full = round.under_way + round.went_well >= config.half_open_requests;
-        let passed = if is_barred || is_full {
+        let network = (!config.has_no_cap()).then(|| number(network));
+        let is_taken = network.is_some_and(|network| round.taken.contains_key(&network));
+        let passed = if is_taken || round.under_way >= config.places(round.went_well) {
             let ends = round.began + config.open;
             Err(Open { remaining: ends.saturating_duration_since(now) })
         } else {
             round.under_way += 1;
-            Ok(Pass::Probe(Probe { breaker: Some(Arc::clone(self)), round: round.number }))
+            if let Some(network) = network {
+                round.taken.insert(network, true);
+            }
+            let (spell, round) = (self.spell(), round.number);
+            Ok(Pass::Probe(Probe { breaker: Some(Arc::clone(self)), spell, round, network }))
         };
         drop(round);
         self.tell(became);
         passed
     }
 
-    /// Takes the outcome of a request that passed while it was closed. One that ends later says nothing.
-    pub fn record(&self, outcome: Result<(), Failed>, now: Instant) {
-        if self.state() != BreakerState::Closed {
+    /// Takes the outcome of a request that passed in this spell, while it was closed. After its end it says nothing.
+    pub fn record(&self, outcome: Result<(), Failed>, spell: Spell, now: Instant) {
+        if spell.state() != BreakerState::Closed || spell != self.spell() {
             return;
         }
         let config = self.config.load();
@@ -234,35 +268,43 @@ impl Breaker {
             self.window.add(Outcome::Good, tick);
             return;
         };
-        let counts = self.window.counts(tick);
+        let cap = config.cap(self.window.counts(tick).good);
         let outcome = match failed {
             Failed::For(network) if !config.has_no_cap() => {
-                let cap = config.cap(counts.good + counts.bad + 1);
-                let counts = self.window.places.take(number(network), tick / BUCKETS, cap);
+                let counts = self.window.places.take(number(network), tick, cap);
                 if counts { Outcome::Bad } else { Outcome::Ignored }
             }
             Failed::For(_) | Failed::ForAnybody => Outcome::Bad,
         };
         self.window.add(outcome, tick);
-        if !config.opens(self.window.counts(tick)) {
+        let mut counts = self.window.counts(tick);
+        if !config.opens(counts) {
             return;
+        }
+        if !config.has_no_cap() {
+            // The cap was higher while more went well.
+            let excess = self.window.places.excess(tick, config.cap(counts.good));
+            counts.bad = counts.bad.saturating_sub(excess);
+            if !config.opens(counts) {
+                return;
+            }
         }
         let became = {
             let _round = self.lock();
             // Another has done it in the same moment.
-            (self.state() == BreakerState::Closed).then(|| self.open(&config, now))
+            (self.spell() == spell).then(|| self.open(&config, now))
         };
         self.tell(became);
     }
 
-    fn end_probe(&self, of_round: u64, outcome: Option<Result<(), Failed>>, now: Instant) {
+    fn end_probe(&self, probe: &Probe, outcome: Option<Result<(), Failed>>, now: Instant) {
         let config = self.config.load();
         let became = {
             let mut round = self.lock();
-            if self.state() != BreakerState::HalfOpen || round.number != of_round {
+            if self.spell() != probe.spell {
                 return;
             }
-            round.under_way = round.under_way.saturating_sub(1);
+            round.end(probe, matches!(outcome, Some(Ok(()))));
             match outcome {
                 None => None,
                 Some(Ok(())) => {
@@ -291,8 +333,9 @@ impl Breaker {
         self.enter(BreakerState::Open)
     }
 
+    /// To be called under the lock.
     fn enter(&self, state: BreakerState) -> BreakerState {
-        self.state.store(state as u8, Ordering::Release);
+        self.spell.store(self.spell().next(state).0, Ordering::Release);
         if let Some(count) = self.entered.get(state as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -315,9 +358,38 @@ impl Breaker {
 }
 
 impl Round {
+    /// The first of a spell.
     fn begin(&mut self, now: Instant) {
-        *self =
-            Self { number: self.number + 1, began: now, under_way: 0, went_well: 0, failed: None };
+        self.renew(now);
+        self.went_well = 0;
+        self.failed = None;
+        self.taken.clear();
+    }
+
+    /// The next one: places are given out anew, first to others than those who hold one.
+    fn renew(&mut self, now: Instant) {
+        self.number += 1;
+        self.began = now;
+        self.under_way = 0;
+        self.taken.retain(|_, is_under_way| std::mem::replace(is_under_way, false));
+    }
+
+    /// Gives the place of a probe of this spell back.
+    fn end(&mut self, probe: &Probe, went_well: bool) {
+        let is_of_this = probe.round == self.number;
+        if is_of_this {
+            self.under_way = self.under_way.saturating_sub(1);
+        }
+        let Some(network) = probe.network else { return };
+        let Some(is_under_way) = self.taken.get_mut(&network) else { return };
+        if is_of_this != *is_under_way {
+            return;
+        }
+        if went_well {
+            self.taken.remove(&network);
+        } else {
+            *is_under_way = false;
+        }
     }
 }
 
@@ -325,14 +397,17 @@ impl Round {
 #[derive(Debug)]
 pub struct Probe {
     breaker: Option<Arc<Breaker>>,
+    spell: Spell,
     round: u64,
+    /// `None` where networks don't matter.
+    network: Option<u64>,
 }
 
 impl Probe {
     /// Tells its outcome.
     pub fn ended(mut self, outcome: Result<(), Failed>, now: Instant) {
         if let Some(breaker) = self.breaker.take() {
-            breaker.end_probe(self.round, Some(outcome), now);
+            breaker.end_probe(&self, Some(outcome), now);
         }
     }
 }
@@ -341,7 +416,7 @@ impl Drop for Probe {
     fn drop(&mut self) {
         if let Some(breaker) = self.breaker.take() {
             // Without an outcome no time is looked at.
-            breaker.end_probe(self.round, None, breaker.began);
+            breaker.end_probe(self, None, breaker.began);
         }
     }
 }
@@ -351,20 +426,32 @@ impl BreakerConfig {
         self.client_share == Percent::ALL
     }
 
-    /// So many failures of so many requests open it.
-    fn needed(&self, requests: u64) -> u64 {
-        let requests = requests.max(u64::from(self.min_requests));
-        (requests * u64::from(self.failure_rate.millionths())).div_ceil(1_000_000).max(1)
+    /// So many may be under way in a round of half-open. One at least, where a reload asks for fewer than went well.
+    fn places(&self, went_well: u32) -> u32 {
+        self.half_open_requests.saturating_sub(went_well).max(1)
+    }
+
+    /// So many failures open it beside so many requests that went well.
+    fn needed(&self, good: u64) -> u64 {
+        let rate = u64::from(self.failure_rate.millionths());
+        let least = (u64::from(self.min_requests) * rate).div_ceil(WHOLE).max(1);
+        let by_rate = match WHOLE.saturating_sub(rate) {
+            0 if good > 0 => u64::MAX,
+            0 => 0,
+            rest => (good * rate).div_ceil(rest),
+        };
+        least.max(by_rate)
     }
 
     /// So many of them may be one network's.
-    fn cap(&self, requests: u64) -> u64 {
-        (self.needed(requests) * u64::from(self.client_share.millionths()) / 1_000_000).max(1)
+    fn cap(&self, good: u64) -> u64 {
+        let share = u128::from(self.client_share.millionths());
+        ((u128::from(self.needed(good)) * share / u128::from(WHOLE)) as u64).max(1)
     }
 
     fn opens(&self, counts: Counts) -> bool {
         let all = counts.good + counts.bad + counts.ignored;
-        all >= u64::from(self.min_requests) && counts.bad >= self.needed(counts.good + counts.bad)
+        all >= u64::from(self.min_requests) && counts.bad >= self.needed(counts.good)
     }
 }
 
@@ -374,108 +461,4 @@ fn bucket_nanos(config: &BreakerConfig) -> u64 {
 
 fn number(network: Option<ClientNetwork>) -> u64 {
     network.map_or(0, ClientNetwork::number)
-}
-
-#[derive(Clone, Copy)]
-enum Outcome {
-    Good,
-    Bad,
-    /// A failure of a network that has had its part.
-    Ignored,
-}
-
-/// What a window has counted.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    good: u64,
-    bad: u64,
-    ignored: u64,
-}
-
-/// Outcomes of the last while, in buckets that are taken anew one by one.
-#[derive(Debug)]
-struct Window {
-    /// Each is one word of four numbers of 16 bits: its tick, and three counts. A tick comes again after 65,536 of them,
-    /// and is then taken for an old one only where its bucket was not used in between.
-    buckets: [AtomicU64; BUCKETS as usize],
-    places: Places,
-}
-
-impl Default for Window {
-    fn default() -> Self {
-        Self { buckets: array::from_fn(|_| AtomicU64::new(0)), places: Places::default() }
-    }
-}
-
-impl Window {
-    fn add(&self, outcome: Outcome, tick: u64) {
-        let Some(bucket) = self.buckets.get((tick % BUCKETS) as usize) else { return };
-        let add = |word: u64| {
-            let [at, mut counts @ ..] = numbers(word);
-            if at != tick as u16 {
-                counts = [0; 3];
-            }
-            if counts.contains(&u16::MAX) {
-                // The rate stays.
-                counts = counts.map(|count| count / 2);
-            }
-            if let Some(count) = counts.get_mut(outcome as usize) {
-                *count += 1;
-            }
-            let [good, bad, ignored] = counts;
-            Some(word_of([tick as u16, good, bad, ignored]))
-        };
-        let _: Result<u64, u64> = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-    }
-
-    fn counts(&self, tick: u64) -> Counts {
-        let mut sum = Counts::default();
-        for bucket in &self.buckets {
-            let [at, good, bad, ignored] = numbers(bucket.load(Ordering::Relaxed));
-            if u64::from((tick as u16).wrapping_sub(at)) < BUCKETS {
-                sum.good += u64::from(good);
-                sum.bad += u64::from(bad);
-                sum.ignored += u64::from(ignored);
-            }
-        }
-        sum
-    }
-
-    fn clear(&self) {
-        for word in self.buckets.iter().chain(&self.places.0) {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-}
-
-const fn numbers(word: u64) -> [u16; 4] {
-    [(word >> 48) as u16, (word >> 32) as u16, (word >> 16) as u16, word as u16]
-}
-
-const fn word_of([a, b, c, d]: [u16; 4]) -> u64 {
-    (a as u64) << 48 | (b as u64) << 32 | (c as u64) << 16 | d as u64
-}
-
-/// How many failures each network has brought in the present stretch of time, in places that networks share.
-#[derive(Debug)]
-struct Places([AtomicU64; PLACES]);
-
-impl Default for Places {
-    fn default() -> Self {
-        Self(array::from_fn(|_| AtomicU64::new(0)))
-    }
-}
-
-impl Places {
-    /// Whether another failure of this network counts.
-    fn take(&self, network: u64, stretch: u64, cap: u64) -> bool {
-        // The upper bits of the product by the golden ratio are spread well (Knuth, TAOCP 3, section 6.4).
-        let index = network.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - PLACES.ilog2());
-        let Some(place) = self.0.get(index as usize) else { return false };
-        let more = |word: u64| {
-            let count = if word >> 32 == stretch & u64::from(u32::MAX) { word as u32 } else { 0 };
-            (u64::from(count) < cap).then(|| stretch << 32 | u64::from(count + 1))
-        };
-        place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
-    }
 }

@@ -12,12 +12,13 @@ mod adaptive;
 mod breaker;
 mod limiter;
 pub mod memory;
+mod outcomes;
 mod overload;
 mod overload_config;
 mod queue_config;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
-pub use breaker::{Breaker, BreakerConfig, BreakerState, Failed, Open, Pass, Probe};
+pub use breaker::{Breaker, BreakerConfig, BreakerState, Failed, Open, Pass, Probe, Spell};
 pub use limiter::{Limiter, Permit, QueueConfig, QueueOrder, Refused};
 pub use overload::{
     Admitted, Criticality, Overload, OverloadConfig, OverloadStatus, Overloaded, Shedding,

@@ -13,7 +13,7 @@ use arc_swap::ArcSwapOption;
 
 use super::config::UpstreamConfig;
 use crate::{
-    limit::{Adaptive, Breaker, BreakerState, Failed, Limiter, Open, Pass, Permit, Probe},
+    limit::{Adaptive, Breaker, BreakerState, Failed, Limiter, Open, Pass, Permit, Probe, Spell},
     telemetry::metrics::Fault,
     types::{ClientNetwork, Name},
 };
@@ -134,7 +134,7 @@ impl Gates {
             return Ok(None);
         }
         Ok(match breaker.pass(network, now())? {
-            Pass::Free => None,
+            Pass::Free(_) => None,
             Pass::Probe(probe) => Some(probe),
         })
     }
@@ -156,12 +156,18 @@ impl Gates {
         }
     }
 
-    /// Takes what became of a try; `probe` where it was one of the breaker's.
+    /// The breaker's present spell: a try says what became of it for that in which it began.
+    pub(super) fn spell(&self) -> Option<Spell> {
+        self.breaker.load().as_ref().map(|breaker| breaker.spell())
+    }
+
+    /// Takes what became of a try that began in this spell; `probe` where it was one of the breaker's.
     pub(super) fn judge(
         &self,
         outcome: Result<(), Fault>,
         network: Option<ClientNetwork>,
         probe: Option<Probe>,
+        spell: Option<Spell>,
     ) {
         let breaker = self.breaker.load();
         let Some(breaker) = &*breaker else { return };
@@ -172,9 +178,11 @@ impl Gates {
             }
         });
         let now = Instant::now();
-        match probe {
-            Some(probe) => probe.ended(outcome, now),
-            None => breaker.record(outcome, now),
+        match (probe, spell) {
+            (Some(probe), _) => probe.ended(outcome, now),
+            (None, Some(spell)) => breaker.record(outcome, spell, now),
+            // There was no breaker when it began.
+            (None, None) => {}
         }
     }
 

@@ -17,7 +17,11 @@ use super::{
     peer::PeerTemplate,
     sticky::StickyValue,
 };
-use crate::{limit::Probe, telemetry::metrics::Fault, types::ClientNetwork};
+use crate::{
+    limit::{Probe, Spell},
+    telemetry::metrics::Fault,
+    types::ClientNetwork,
+};
 
 /// An endpoint picked for one try. It counts as in flight until this is dropped.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub struct Picked {
     template: Arc<PeerTemplate>,
     /// The upstream's breaker wants to know of this try in particular.
     probe: Option<Probe>,
+    /// The breaker's when the try began.
+    spell: Option<Spell>,
     /// Where the client of the try is.
     network: Option<ClientNetwork>,
     /// The value of the endpoint's cookie, where the upstream has sticky sessions.
@@ -40,11 +46,13 @@ impl Picked {
         template: Arc<PeerTemplate>,
         network: Option<ClientNetwork>,
         sticky: Option<StickyValue>,
+        spell: Option<Spell>,
     ) -> Self {
         Self {
             in_flight: InFlight::start(endpoint),
             template,
             probe: None,
+            spell,
             network,
             sticky,
             status: None,
@@ -118,7 +126,7 @@ impl Picked {
             self.endpoint().judge(outcome, self.network);
             let probe = self.probe.take();
             if let Some(upstream) = self.endpoint().live_upstream() {
-                upstream.gates.judge(outcome, self.network, probe);
+                upstream.gates.judge(outcome, self.network, probe, self.spell);
             }
         }
     }

@@ -186,6 +186,7 @@ impl EndpointSet {
                 Arc::clone(&member.template),
                 wish.network,
                 sticky,
+                self.upstream.gates.spell(),
             )),
             None if !eligible.is_known => Err(NoEndpoint::NoneKnown),
             None => Err(NoEndpoint::NoneHealthy),

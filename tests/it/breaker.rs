@@ -50,16 +50,18 @@ fn it_opens_answers_fast_lets_few_through_and_closes() {
     crate::assert_eventually!(entered(&edge, "open") == 2.0);
     origin.restart();
     origin.hang();
-    // Half-open again, with nobody answered yet: two get through, others do not wait for them.
+    // Half-open again, with nobody answered yet: two get through, each from another network; others do not wait for them.
     let began = Instant::now();
-    let probing = edge.client().get("/").load(2).start();
+    let probing: Vec<_> = ["127.0.0.2", "127.0.0.3"]
+        .map(|source| edge.client().from(source).get("/").load(1).start())
+        .into();
     crate::assert_eventually!(origin.in_flight() == 2);
     assert_eq!(state(&edge), "half-open");
     edge.client().get("/").send().assert_status(503);
     assert!(began.elapsed() < Duration::from_secs(10));
     origin.resume();
     crate::assert_eventually!(state(&edge) == "closed");
-    probing.stop();
+    probing.into_iter().for_each(|load| drop(load.stop()));
     assert_eq!(edge.metric("tidegate_breaker_state", [("upstream", "api")]), 0.0);
     assert_eq!(entered(&edge, "closed"), 1.0);
     assert!(entered(&edge, "half_open") >= 2.0);
@@ -100,6 +102,40 @@ fn one_client_with_one_bad_address_opens_nothing_and_several_do() {
     let refused = clients.filter(|client| client.get("/").send().status == 503).count();
     assert_eq!(state(&edge), "open");
     assert!(refused > 10, "{refused}");
+}
+
+#[test]
+fn requests_that_hung_before_it_opened_do_not_open_it_again() {
+    let origin = Origin::answering(200);
+    let text = r#"
+        [upstreams.api]
+        endpoints = ["{0}"]
+        retries = { tries = 1 }
+        timeouts = { first_byte = "4s" }
+        breaker = { min_requests = 5, open = "100ms", half_open_requests = 2, client_share = "100%" }
+    "#;
+    let edge = Edge::start(&[&origin], text);
+    origin.set_delay(Duration::from_mins(1));
+    let ask = || {
+        let client = edge.client().timeout(Duration::from_secs(30));
+        thread::spawn(move || client.get("/").send().status)
+    };
+    let hanging: Vec<_> = (0..10).map(|_| ask()).collect();
+    crate::assert_eventually!(origin.in_flight() == 10);
+    origin.set_delay(Duration::ZERO);
+    // Others fail at once, and it opens; then all is well, and it closes.
+    origin.set_status(500);
+    open(&edge);
+    origin.set_status(200);
+    crate::assert_eventually!({
+        drop(edge.client().get("/").try_send());
+        state(&edge) == "closed"
+    });
+    for answer in hanging {
+        assert_eq!(answer.join().unwrap(), 504);
+    }
+    edge.client().get("/").send().assert_status(200);
+    assert_eq!(entered(&edge, "open"), 1.0);
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Bench {
 
     fn ask(&self, client: u32, outcome: Result<(), Failed>) {
         match self.breaker.pass(network(client), self.now).unwrap() {
-            Pass::Free => self.breaker.record(outcome, self.now),
+            Pass::Free(spell) => self.breaker.record(outcome, spell, self.now),
             Pass::Probe(probe) => probe.ended(outcome, self.now),
         }
     }
@@ -63,7 +63,7 @@ impl Bench {
     fn probe(&self, client: u32) -> Option<Probe> {
         match self.breaker.pass(network(client), self.now) {
             Ok(Pass::Probe(probe)) => Some(probe),
-            Ok(Pass::Free) => panic!("it is closed"),
+            Ok(Pass::Free(_)) => panic!("it is closed"),
             Err(_) => None,
         }
     }
@@ -136,11 +136,16 @@ fn open_it_says_how_long_and_then_lets_few_through() {
 #[test]
 fn a_probe_that_is_lost_gives_its_place_back() {
     let bench = Bench::half_open();
-    for _ in 0..10 {
-        let probes: Vec<_> = (1..10).filter_map(|client| bench.probe(client)).collect();
+    for first in [1, 11, 21] {
+        let probes: Vec<_> = (first..first + 10).filter_map(|client| bench.probe(client)).collect();
         assert_eq!(probes.len(), 3);
     }
     assert_eq!(bench.breaker.state(), BreakerState::HalfOpen);
+    // Who left does not take the place again and again, but has it in the next round.
+    assert!(bench.probe(1).is_none());
+    let mut bench = bench;
+    bench.later(5_000);
+    assert!(bench.probe(1).is_some());
 }
 
 #[test]
@@ -156,7 +161,89 @@ fn probes_that_hang_do_not_keep_it_half_open() {
     for probe in hanging {
         probe.ended(Err(Failed::ForAnybody), bench.now);
     }
-    assert_eq!(bench.breaker.state(), BreakerState::Closed, "they are of an old round");
+    assert_eq!(bench.breaker.state(), BreakerState::Closed, "they are of an old spell");
+}
+
+#[test]
+fn one_slow_probe_a_round_does_not_keep_it_half_open() {
+    let mut bench = Bench::half_open();
+    let slow = bench.probe(7).unwrap();
+    for client in 1..3 {
+        bench.probe(client).unwrap().ended(Ok(()), bench.now);
+    }
+    assert!(bench.probe(3).is_none(), "the last place is taken");
+    bench.later(5_000);
+    assert!(bench.probe(7).is_none(), "it has one that hangs");
+    bench.probe(3).unwrap().ended(Ok(()), bench.now);
+    assert_eq!(bench.breaker.state(), BreakerState::Closed, "two of the round before count");
+    drop(slow);
+
+    // Answers that take longer than a round are as good.
+    let mut bench = Bench::half_open();
+    for client in 0..3 {
+        let slow = bench.probe(client).unwrap();
+        bench.later(6_000);
+        // The round is over, and the next begins.
+        drop(bench.probe(100 + client).unwrap());
+        slow.ended(Ok(()), bench.now);
+    }
+    assert_eq!(bench.breaker.state(), BreakerState::Closed);
+}
+
+#[test]
+fn a_client_network_has_one_place_in_a_round() {
+    let bench = Bench::half_open();
+    let first = bench.probe(7).unwrap();
+    assert!(bench.probe(7).is_none());
+    let second = bench.probe(8).unwrap();
+    // One alone must be able to close it.
+    first.ended(Ok(()), bench.now);
+    bench.probe(7).unwrap().ended(Ok(()), bench.now);
+    second.ended(Ok(()), bench.now);
+    assert_eq!(bench.breaker.state(), BreakerState::Closed);
+
+    let mut trusting =
+        Bench::open(BreakerConfig { client_share: "100%".parse().unwrap(), ..CONFIG() });
+    trusting.later(5_000);
+    let probes: Vec<_> = (0..5).filter_map(|_| trusting.probe(7)).collect();
+    assert_eq!(probes.len(), 3);
+}
+
+#[test]
+fn fewer_half_open_requests_than_went_well_still_let_one_ask() {
+    let bench = Bench::half_open();
+    for client in 1..3 {
+        bench.probe(client).unwrap().ended(Ok(()), bench.now);
+    }
+    bench.breaker.configure(BreakerConfig { half_open_requests: 1, ..CONFIG() });
+    bench.probe(3).unwrap().ended(Ok(()), bench.now);
+    assert_eq!(bench.breaker.state(), BreakerState::Closed);
+}
+
+#[test]
+fn what_began_before_it_opened_says_nothing_when_it_has_closed() {
+    let mut bench = Bench::new(CONFIG());
+    let before = bench.breaker.spell();
+    for _ in 0..20 {
+        bench.ask(0, Err(Failed::ForAnybody));
+    }
+    assert_eq!(bench.breaker.state(), BreakerState::Open);
+    let while_open = bench.breaker.spell();
+    bench.later(5_000);
+    for client in 1..4 {
+        bench.probe(client).unwrap().ended(Ok(()), bench.now);
+    }
+    assert_eq!(bench.breaker.state(), BreakerState::Closed);
+    for spell in [before, while_open] {
+        for _ in 0..50 {
+            bench.breaker.record(Err(Failed::ForAnybody), spell, bench.now);
+        }
+    }
+    assert_eq!(bench.breaker.state(), BreakerState::Closed, "all of it was slow to fail");
+    for _ in 0..20 {
+        bench.ask(0, Err(Failed::ForAnybody));
+    }
+    assert_eq!(bench.breaker.state(), BreakerState::Open);
 }
 
 #[test]
@@ -181,6 +268,85 @@ fn one_client_network_opens_nothing_by_what_fails_for_it() {
         bench.ask(7, Err(Failed::ForAnybody));
     }
     assert_eq!(bench.breaker.state(), BreakerState::Open);
+}
+
+#[test]
+fn the_cap_of_a_client_network_holds_over_every_window() {
+    // Twice half of ten would be enough.
+    let config = BreakerConfig { client_share: "50%".parse().unwrap(), ..CONFIG() };
+    for offset in 0..20 {
+        let mut bench = Bench::new(config);
+        bench.later(offset * 500);
+        for _ in 0..6 {
+            for _ in 0..20 {
+                bench.fails_for(7);
+            }
+            bench.later(1_500);
+        }
+        assert_eq!(bench.breaker.state(), BreakerState::Closed, "at {offset}");
+        // Its part is all that it has: another's failures open it.
+        bench.later(10_000);
+        for client in [7, 8] {
+            for _ in 0..20 {
+                if bench.breaker.state() == BreakerState::Closed {
+                    bench.fails_for(client);
+                }
+            }
+        }
+        assert_eq!(bench.breaker.state(), BreakerState::Open, "at {offset}");
+    }
+}
+
+#[test]
+fn the_part_of_a_client_network_shrinks_with_what_goes_well() {
+    let mut bench = Bench::new(CONFIG());
+    for client in 100..1_100 {
+        bench.ask(client, Ok(()));
+    }
+    bench.later(9_000);
+    for _ in 0..1_000 {
+        bench.fails_for(7);
+    }
+    // The good ones leave the window, and 250 failures are more than half of what is in it.
+    bench.later(2_000);
+    bench.fails_for(7);
+    bench.fails_for(8);
+    assert_eq!(bench.breaker.state(), BreakerState::Closed);
+    for client in 9..20 {
+        if bench.breaker.state() == BreakerState::Closed {
+            bench.fails_for(client);
+        }
+    }
+    assert_eq!(bench.breaker.state(), BreakerState::Open, "several are another matter");
+}
+
+#[test]
+fn no_client_network_alone_ever_opens_it() {
+    for seed in 0..200 {
+        let mut rng = Rng::with_seed(seed);
+        let config = BreakerConfig {
+            failure_rate: format!("{}%", rng.u32(5..=100)).parse().unwrap(),
+            client_share: format!("{}%", rng.u32(1..=90)).parse().unwrap(),
+            // A part of one is none.
+            min_requests: rng.u32(50..100),
+            window: Duration::from_millis(rng.u64(1_000..20_000)),
+            ..CONFIG()
+        };
+        let mut bench = Bench::new(config);
+        let (mut others, mut pace) = (0, 50);
+        for _ in 0..5_000 {
+            if rng.u32(..200) == 0 {
+                others = rng.u32(..5);
+                pace = rng.u64(1..400);
+            }
+            bench.later(rng.u64(..pace));
+            for _ in 0..others {
+                bench.ask(rng.u32(100..1_000), Ok(()));
+            }
+            bench.fails_for(7);
+            assert_eq!(bench.breaker.state(), BreakerState::Closed, "seed {seed}: {config:?}");
+        }
+    }
 }
 
 #[test]
@@ -245,7 +411,7 @@ fn a_long_run_keeps_to_its_states() {
                 let outcome = if is_down && rng.u32(..10) > 0 { Err(failed) } else { Ok(()) };
                 match pass {
                     _ if rng.u32(..10) == 0 => {}
-                    Pass::Free => bench.breaker.record(outcome, bench.now),
+                    Pass::Free(spell) => bench.breaker.record(outcome, spell, bench.now),
                     Pass::Probe(probe) => probe.ended(outcome, bench.now),
                 }
             }
