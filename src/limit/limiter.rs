@@ -49,9 +49,12 @@ pub struct QueueConfig {
 /// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// No room, and none in the queue; or a newer one has taken this one's place in it.
+    /// No room, and none in the queue.
     #[error("no room, and none in the queue")]
     Full,
+    /// It waited, and a newer one has taken its place in the full queue.
+    #[error("a newer one has taken the place in the queue")]
+    Overtaken,
     /// No room within the time that one may wait.
     #[error("no room in time")]
     Timeout,
@@ -168,7 +171,7 @@ impl Limiter {
         };
         match tokio::time::timeout(timeout, &mut place.turn).await {
             Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(Refused::Full),
+            Ok(Err(_)) => Err(Refused::Overtaken),
             // It may have come in the very moment.
             Err(_) => place.leave().ok_or(Refused::Timeout),
         }

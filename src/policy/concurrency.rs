@@ -9,9 +9,12 @@
 //! it would let many networks lock everybody else out.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -125,48 +128,85 @@ impl Policy for Concurrency {
         Some(match per {
             Per::Route => {
                 let route = Some((place.site.clone(), place.route.clone()));
-                let make = || Shared(Limiter::new(max, queue));
+                let make = || Shared { limiter: Limiter::new(max, queue), newest: 0.into() };
                 let shared = live.limiters.get_or_insert_with(Key { policy, route }, make);
-                shared.0.configure(queue);
-                shared.0.set_max(max);
-                Arc::new(PerRoute(shared))
+                Arc::new(PerRoute { shared, max, queue })
             }
             Per::Client => {
                 let make = || Clients::new(max, queue);
                 let clients = live.clients.get_or_insert_with(Key { policy, route: None }, make);
-                clients.configure(max, queue);
-                Arc::new(PerClient(clients))
+                Arc::new(PerClient { clients, max, queue })
             }
         })
     }
 }
 
+/// Ends the limits that this generation has not: whoever waits for one goes on. What is in flight stays counted, for a
+/// limit that comes back.
+pub(super) fn lift_others(live: &Live, generation: u64) {
+    for shared in live.limiters.values() {
+        if shared.newest.load(Ordering::Relaxed) != generation {
+            shared.limiter.set_max(u32::MAX);
+        }
+    }
+    for clients in live.clients.values() {
+        if clients.newest.load(Ordering::Relaxed) != generation {
+            clients.lift();
+        }
+    }
+}
+
 /// A limiter that outlives its route.
 #[derive(Debug)]
-pub(super) struct Shared(Arc<Limiter>);
+pub(super) struct Shared {
+    limiter: Arc<Limiter>,
+    /// The generation that was the last to have it in force.
+    newest: AtomicU64,
+}
 
-struct PerRoute(Arc<Shared>);
+struct PerRoute {
+    shared: Arc<Shared>,
+    max: u32,
+    queue: QueueConfig,
+}
 
 impl Policy for PerRoute {
+    fn put_in_force(&self, generation: u64) {
+        self.shared.newest.store(generation, Ordering::Relaxed);
+        self.shared.limiter.configure(self.queue);
+        self.shared.limiter.set_max(self.max);
+    }
+
     fn on_request<'a>(
         &'a self,
         _: &'a mut RequestHead<'_>,
         context: &'a mut PolicyContext,
     ) -> Step<'a> {
-        enter(Room::Route(Arc::clone(&self.0)), context)
+        enter(Room::Route(Arc::clone(&self.shared)), context)
     }
 }
 
-struct PerClient(Arc<Clients>);
+struct PerClient {
+    clients: Arc<Clients>,
+    max: u32,
+    queue: QueueConfig,
+}
 
 impl Policy for PerClient {
+    fn put_in_force(&self, generation: u64) {
+        // On each route that has the policy.
+        if self.clients.newest.swap(generation, Ordering::Relaxed) != generation {
+            self.clients.configure(self.max, self.queue);
+        }
+    }
+
     fn on_request<'a>(
         &'a self,
         _: &'a mut RequestHead<'_>,
         context: &'a mut PolicyContext,
     ) -> Step<'a> {
         let client = context.client.map(ClientNetwork::of);
-        let Some(presence) = Clients::of(&self.0, client) else {
+        let Some(presence) = Clients::of(&self.clients, client) else {
             return Step::Now(Ok(Flow::Continue));
         };
         enter(Room::Client(presence), context)
@@ -182,7 +222,7 @@ enum Room {
 impl Room {
     fn limiter(&self) -> &Arc<Limiter> {
         match self {
-            Self::Route(shared) => &shared.0,
+            Self::Route(shared) => &shared.limiter,
             Self::Client(presence) => &presence.limiter,
         }
     }
@@ -217,7 +257,7 @@ fn denied(refused: Refused) -> Denied {
     Denied {
         status: StatusCode::SERVICE_UNAVAILABLE,
         reason: match refused {
-            Refused::Full => "concurrency_full",
+            Refused::Full | Refused::Overtaken => "concurrency_full",
             Refused::Timeout => "concurrency_timeout",
         },
         retry_after: Some(RETRY_AFTER),
@@ -231,7 +271,15 @@ pub(super) struct Held {
     _presence: Option<Presence>,
 }
 
-type Part = HashMap<Option<ClientNetwork>, Arc<Limiter>, RandomState>;
+type Part = HashMap<Option<ClientNetwork>, Client, RandomState>;
+
+/// A client with requests under way.
+#[derive(Debug)]
+struct Client {
+    limiter: Arc<Limiter>,
+    /// How many they are.
+    requests: usize,
+}
 
 /// The clients that have a request under way.
 #[derive(Debug)]
@@ -239,6 +287,8 @@ pub(super) struct Clients {
     parts: [Mutex<Part>; PARTS],
     settings: Mutex<(u32, QueueConfig)>,
     most: usize,
+    /// The generation that was the last to have them in force.
+    newest: AtomicU64,
 }
 
 impl Clients {
@@ -247,33 +297,50 @@ impl Clients {
             parts: std::array::from_fn(|_| Mutex::default()),
             settings: Mutex::new((max, queue)),
             most: MAX_CLIENTS / PARTS,
+            newest: AtomicU64::new(0),
         }
     }
 
     fn configure(&self, max: u32, queue: QueueConfig) {
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = (max, queue);
+        let before = std::mem::replace(&mut *self.settings(), (max, queue));
+        if before == (max, queue) {
+            return;
+        }
+        // A client that comes from here on finds the new ones.
         for part in &self.parts {
-            for limiter in lock(part).values() {
+            for Client { limiter, .. } in lock(part).values() {
                 limiter.configure(queue);
                 limiter.set_max(max);
             }
         }
     }
 
+    fn lift(&self) {
+        let (_, queue) = *self.settings();
+        self.configure(u32::MAX, queue);
+    }
+
+    fn settings(&self) -> MutexGuard<'_, (u32, QueueConfig)> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The limiter of a client, for as long as it is there; `None` where there are too many clients.
     fn of(this: &Arc<Self>, client: Option<ClientNetwork>) -> Option<Presence> {
         let part = Self::part(client);
         let mut clients = lock(this.parts.get(part)?);
-        let limiter = if let Some(limiter) = clients.get(&client) {
-            Arc::clone(limiter)
-        } else {
-            if clients.len() >= this.most {
-                return None;
+        let has_room = clients.len() < this.most;
+        let limiter = match clients.entry(client) {
+            Entry::Occupied(mut known) => {
+                known.get_mut().requests += 1;
+                Arc::clone(&known.get().limiter)
             }
-            let (max, queue) = *this.settings.lock().unwrap_or_else(PoisonError::into_inner);
-            let limiter = Limiter::new(max, queue);
-            clients.insert(client, Arc::clone(&limiter));
-            limiter
+            Entry::Vacant(_) if !has_room => return None,
+            Entry::Vacant(new) => {
+                let (max, queue) = *this.settings();
+                let limiter = Limiter::new(max, queue);
+                new.insert(Client { limiter: Arc::clone(&limiter), requests: 1 });
+                limiter
+            }
         };
         Some(Presence { clients: Arc::clone(this), client, limiter })
     }
@@ -300,10 +367,11 @@ pub(super) struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let Some(part) = self.clients.parts.get(Clients::part(self.client)) else { return };
-        let mut clients = lock(part);
-        // New ones come about under this lock: two are this one and the map's. A permit holds one too, and is gone.
-        if Arc::strong_count(&self.limiter) <= 2 {
-            clients.remove(&self.client);
+        if let Entry::Occupied(mut known) = lock(part).entry(self.client) {
+            known.get_mut().requests -= 1;
+            if known.get().requests == 0 {
+                known.remove();
+            }
         }
     }
 }
@@ -327,6 +395,10 @@ mod tests {
         policy.attached(&Place { site: &site, route: &route }, live).unwrap()
     }
 
+    fn known(clients: &Clients) -> usize {
+        clients.parts.iter().map(|part| lock(part).len()).sum()
+    }
+
     /// Whether a request passes; what it holds stays in its context.
     fn passes(policy: &dyn Policy, client: &str) -> Option<PolicyContext> {
         let mut header = RequestHeader::build("GET", b"/", None).unwrap();
@@ -348,6 +420,8 @@ mod tests {
         assert!(passes(&*one, "10.0.0.3").is_none());
         assert!(passes(&*other, "10.0.0.3").is_some());
         let reloaded = attach(&policy("max = 3\nmax_waiting = 0"), "one", &live);
+        assert!(passes(&*reloaded, "10.0.0.3").is_none(), "it is not in force yet");
+        reloaded.put_in_force(2);
         let third = passes(&*reloaded, "10.0.0.3").unwrap();
         assert!(passes(&*reloaded, "10.0.0.3").is_none(), "two of before count");
         drop((held, third));
@@ -365,18 +439,75 @@ mod tests {
         let neighbour = passes(&*one, "10.0.0.2").unwrap();
         let key = Key { policy: "few".parse().unwrap(), route: None };
         let clients = live.clients.get_or_insert_with(key, || unreachable!());
-        let known = || clients.parts.iter().map(|part| lock(part).len()).sum::<usize>();
-        assert_eq!(known(), 2);
+        assert_eq!(known(&clients), 2);
         drop(held);
-        assert_eq!(known(), 1);
+        assert_eq!(known(&clients), 1);
         assert!(passes(&*one, "10.0.0.1").is_some());
         drop(neighbour);
-        assert_eq!(known(), 0);
+        assert_eq!(known(&clients), 0);
         // A household of IPv6 is one client.
         let held = passes(&*one, "2001:db8::1").unwrap();
         assert!(passes(&*one, "2001:db8::2").is_none());
         assert!(passes(&*one, "2001:db8:0:1::1").is_some());
         drop(held);
+    }
+
+    #[tokio::test]
+    async fn a_policy_that_a_generation_has_not_lets_those_pass_who_wait() {
+        let live = Live::default();
+        for text in ["max = 1", "max = 1\nper = 'client'"] {
+            let before = attach(&policy(text), "one", &live);
+            before.put_in_force(1);
+            lift_others(&live, 1);
+            let held = passes(&*before, "10.0.0.1").unwrap();
+            let mut header = RequestHeader::build("GET", b"/", None).unwrap();
+            let mut request = RequestHead(&mut header);
+            let mut context =
+                PolicyContext { client: "10.0.0.1".parse().ok(), ..PolicyContext::default() };
+            let Step::Later(mut waiting) = before.on_request(&mut request, &mut context) else {
+                panic!("there is no room")
+            };
+            assert!(futures_util::poll!(&mut waiting).is_pending(), "{text}");
+            lift_others(&live, 2);
+            assert!(matches!(waiting.await, Ok(Flow::Continue)), "{text}");
+            // It comes back, and finds the two.
+            let again = attach(&policy(text), "one", &live);
+            again.put_in_force(3);
+            lift_others(&live, 3);
+            assert!(passes(&*again, "10.0.0.1").is_none(), "{text}");
+            drop(context);
+            assert!(passes(&*again, "10.0.0.1").is_none(), "{text}");
+            drop(held);
+            assert!(passes(&*again, "10.0.0.1").is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn clients_that_come_and_go_at_once_leave_nothing_behind() {
+        let queue = QueueConfig {
+            max_waiting: 0,
+            timeout: Duration::from_secs(1),
+            order: QueueOrder::Fifo,
+        };
+        let clients = Arc::new(Clients::new(8, queue));
+        let there = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for n in 0..20_000 {
+                        let client = ClientNetwork::of(std::net::Ipv4Addr::from_bits(n).into());
+                        let present = Clients::of(&clients, Some(client)).unwrap();
+                        there.fetch_add(1, Ordering::AcqRel);
+                        // Both leave in the same moment.
+                        while there.load(Ordering::Acquire) < 2 * (u64::from(n) + 1) {
+                            std::thread::yield_now();
+                        }
+                        drop(present);
+                    }
+                });
+            }
+        });
+        assert_eq!(known(&clients), 0);
     }
 
     #[test]

@@ -64,6 +64,10 @@ pub trait Policy: Send + Sync {
     fn attached(&self, _place: &Place<'_>, _live: &Live) -> Option<Arc<dyn Policy>> {
         None
     }
+
+    /// Gives its live state its settings: to be called when the generation comes into force, and never before, since the one
+    /// before it uses the same state.
+    fn put_in_force(&self, _generation: u64) {}
 }
 
 /// Where a policy is in force.
@@ -83,6 +87,11 @@ pub struct Live {
 }
 
 impl Live {
+    /// Ends what no policy of this generation limits any more. To be called when all of them are in force.
+    pub fn lift_others(&self, generation: u64) {
+        concurrency::lift_others(self, generation);
+    }
+
     /// Drops state that nothing has used for ten minutes. To be called every minute or so.
     pub fn sweep(&self, now: Instant) {
         self.limiters.sweep(now);
@@ -228,7 +237,7 @@ impl Chain {
         Self { policies: policies.into_iter().map(|(_, policy)| policy).collect() }
     }
 
-    /// The chain of one route, with the live state of its policies.
+    /// The chain of one route, with the live state of its policies; that is changed when it is put in force.
     #[must_use]
     pub fn attached(&self, place: &Place<'_>, live: &Live) -> Self {
         let mut attached: Option<Vec<Arc<dyn Policy>>> = None;
@@ -242,6 +251,13 @@ impl Chain {
         }
         // Most chains have nothing alive: they stay as they were compiled.
         attached.map_or_else(|| self.clone(), |policies| Self { policies: policies.into() })
+    }
+
+    /// Its generation comes into force: live state takes its settings.
+    pub fn put_in_force(&self, generation: u64) {
+        for policy in self.policies.iter() {
+            policy.put_in_force(generation);
+        }
     }
 
     /// Asks each policy in turn, until one answers or refuses.

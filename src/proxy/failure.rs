@@ -181,7 +181,7 @@ impl Failure {
             Self::Denied(denied) => denied.reason,
             Self::Overloaded => "overloaded",
             Self::BreakerOpen { .. } => "breaker_open",
-            Self::UpstreamFull(Refused::Full) => "upstream_full",
+            Self::UpstreamFull(Refused::Full | Refused::Overtaken) => "upstream_full",
             Self::UpstreamFull(Refused::Timeout) => "upstream_queue_timeout",
             Self::TooManyConnections => "upstream_connections",
             Self::NoHealthyEndpoint => "no_healthy_endpoint",
@@ -296,7 +296,7 @@ impl Failure {
         Some(match self {
             Self::Overloaded => Limited::Overloaded,
             Self::BreakerOpen { .. } => Limited::BreakerOpen,
-            Self::UpstreamFull(Refused::Full) => Limited::UpstreamFull,
+            Self::UpstreamFull(Refused::Full | Refused::Overtaken) => Limited::UpstreamFull,
             Self::UpstreamFull(Refused::Timeout) => Limited::UpstreamQueueTimeout,
             Self::TooManyConnections => Limited::UpstreamConnections,
             Self::Denied(Denied { reason, .. }) => {

@@ -175,6 +175,7 @@ impl Edge {
         let first = builder
             .run_blocking(move || attaching.attach(blueprint))
             .map_err(|panicked| StartError::Runtime(io::Error::other(panicked)))??;
+        live.put_in_force(&first, &config);
         let upstreams = first.upstreams.clone();
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
         let threads =

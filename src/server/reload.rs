@@ -1,8 +1,8 @@
 //! From files on disk to a configuration in force: one swap, or nothing.
 //!
 //! Order: load, compile, bind new listeners, attach live state, probe new endpoints for a while, end listeners that are
-//! gone, swap, start listeners that are new, keep the texts as the last good ones. Up to the swap every step can refuse,
-//! and then the old configuration serves on.
+//! gone, put limits in force, swap, start listeners that are new, keep the texts as the last good ones. Up to attaching
+//! every step can refuse, and then the old configuration serves on, with its own limits.
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -164,6 +164,7 @@ impl Core {
         drop(tokio::time::timeout(config.reload.warm_up, probed).await);
         let generation = next.generation;
         self.listeners.retire(&plan, present.settings.server.drain, &self.snapshot.load_full());
+        self.live.put_in_force(&next, &config);
         let before = self.snapshot.swap(Arc::new(next));
         self.listeners.start(plan);
         self.live.metrics.generation(generation);

@@ -1,11 +1,14 @@
-//! From a blueprint to a snapshot: live state is found again or made, tasks start.
+//! From a blueprint to a snapshot: live state is found again or made, tasks start; and how it comes into force.
+//!
+//! Two steps, since the generation in force uses the same live state, and the new one may be refused or has to warm up:
+//! [`Live::attach`] finds and starts, and [`Live::put_in_force`] gives limits and gates their settings.
 
 use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Instant, SystemTime},
@@ -91,7 +94,9 @@ impl Live {
         self.metrics.sweep(now);
     }
 
-    /// Gives a blueprint its live state.
+    /// Gives a blueprint its live state. No limit changes by this. What does change is harmless to the generation in force: files
+    /// of certificates that have new content are taken, as their watchers would; and what the warm-up needs, the settings for
+    /// look-ups and the key of sticky cookies, once nothing can fail any more.
     ///
     /// # Errors
     /// A certificate of the internal authority can't be made, or the access log not be opened; nothing is in force then.
@@ -107,8 +112,6 @@ impl Live {
         // Nothing can fail from here on.
         self.upstreams.configure(&config.dns);
         self.key_sticky_cookies(&config, blueprint.shared_secret);
-        self.overload.configure(config.server.overload.resolve());
-        self.tls.acme().configure(&config.acme);
         let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()
@@ -138,22 +141,40 @@ impl Live {
         })
     }
 
+    /// A snapshot of this configuration comes into force: what outlives it takes its settings. To be called right before the
+    /// swap, when nothing can refuse it any more.
+    pub fn put_in_force(&self, next: &Snapshot, config: &Config) {
+        for route in next.sites.iter().flat_map(|site| site.routes.routes()) {
+            route.chain.put_in_force(next.generation);
+        }
+        self.policies.lift_others(next.generation);
+        let now = Instant::now();
+        for upstream in &next.upstreams {
+            upstream.put_in_force(now);
+        }
+        self.overload.configure(config.server.overload.resolve());
+        self.tls.acme().configure(&config.acme);
+        *self.present_log() = next.access_log.clone().map(|log| (config.access_log.clone(), log));
+    }
+
+    fn present_log(&self) -> MutexGuard<'_, Option<(AccessLogConfig, Arc<AccessLog>)>> {
+        self.access_log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The access log of this configuration; the present one where nothing of it changed.
     fn access_log(&self, config: &AccessLogConfig) -> io::Result<Option<Arc<AccessLog>>> {
-        let mut present = self.access_log.lock().unwrap_or_else(PoisonError::into_inner);
         if !config.enabled {
-            *present = None;
             return Ok(None);
         }
+        let present = self.present_log();
         if let Some((with, log)) = present.as_ref()
             && with == config
         {
             return Ok(Some(log.clone()));
         }
         let previous = present.as_ref().map(|(_, log)| &**log);
-        let log = Arc::new(AccessLog::start(config, self.metrics.access_log(), previous)?);
-        *present = Some((config.clone(), log.clone()));
-        Ok(Some(log))
+        let log = AccessLog::start(config, self.metrics.access_log(), previous)?;
+        Ok(Some(Arc::new(log)))
     }
 
     fn attach_site(&self, site: SiteBlueprint) -> Result<Site, AttachError> {

@@ -77,6 +77,11 @@ impl<K: Eq + Hash + Clone, V> Registry<K, V> {
         value
     }
 
+    /// All values, unused ones included, in no order.
+    pub fn values(&self) -> Vec<Arc<V>> {
+        self.lock().entries.values().map(|entry| Arc::clone(&entry.value)).collect()
+    }
+
     /// Drops what has been unused for ten minutes. To be called now and then.
     ///
     /// The ten minutes start with the first sweep that sees the value unused.

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -22,14 +22,20 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Gates {
     name: Name,
-    /// `None` where requests have no limit.
-    limiter: ArcSwapOption<Limiter>,
+    /// Made with the first limit, and kept: without one, those in flight are counted for a limit that comes back.
+    limiter: OnceLock<Arc<Limiter>>,
     /// Finds the limiter's limit, where it does.
     adaptive: ArcSwapOption<Adaptive>,
     /// `None` without one.
     breaker: ArcSwapOption<Breaker>,
     connections: Arc<Connections>,
+    /// Held while the limiter's limit changes, so that what was found from latency is never put on a limiter that has
+    /// another limit since.
+    changing: Mutex<()>,
 }
+
+/// What a limiter without a limit has as its limit.
+const UNLIMITED: u32 = u32::MAX;
 
 /// The upstream has as many connections as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,16 +68,18 @@ impl Gates {
     pub(super) fn new(name: Name) -> Self {
         Self {
             name,
-            limiter: ArcSwapOption::empty(),
+            limiter: OnceLock::new(),
             adaptive: ArcSwapOption::empty(),
             breaker: ArcSwapOption::empty(),
             connections: Arc::default(),
+            changing: Mutex::default(),
         }
     }
 
     /// Takes the limits of a new generation. What is in flight and what waits stays, and so does the breaker's state.
     pub(super) fn configure(&self, config: &UpstreamConfig, now: Instant) {
         let limits = &config.limits;
+        let _changing = self.change();
         let adaptive = limits.adaptive.map(|settings| match self.adaptive.load_full() {
             Some(adaptive) => {
                 adaptive.configure(settings);
@@ -81,22 +89,15 @@ impl Gates {
         });
         let max = adaptive.as_ref().map(|adaptive| adaptive.limit()).or(limits.max_requests);
         self.adaptive.store(adaptive);
-        let before = self.limiter.load_full();
-        let limiter = match (before, max) {
-            (Some(limiter), Some(max)) => {
+        match (self.limiter.get(), max) {
+            (Some(limiter), max) => {
                 limiter.configure(limits.queue);
-                limiter.set_max(max);
-                Some(limiter)
+                // Without a limit, who waits waits for nothing any more.
+                limiter.set_max(max.unwrap_or(UNLIMITED));
             }
-            (None, Some(max)) => Some(Limiter::new(max, limits.queue)),
-            (Some(limiter), None) => {
-                // Who waits waits for nothing any more.
-                limiter.set_max(u32::MAX);
-                None
-            }
-            (None, None) => None,
-        };
-        self.limiter.store(limiter);
+            (None, Some(max)) => drop(self.limiter.set(Limiter::new(max, limits.queue))),
+            (None, None) => {}
+        }
         self.connections.max.store(limits.max_connections.unwrap_or(u32::MAX), Ordering::Relaxed);
         let breaker = config.breaker.map(|settings| match self.breaker.load_full() {
             Some(breaker) => {
@@ -142,18 +143,27 @@ impl Gates {
     /// A permit for a request where there is room; the limiter where it has to be waited for; neither where there is no
     /// limit.
     pub(super) fn try_permit(&self) -> Result<Option<Permit>, Arc<Limiter>> {
-        let limiter = self.limiter.load();
-        let Some(limiter) = &*limiter else { return Ok(None) };
+        let Some(limiter) = self.limiter.get() else { return Ok(None) };
         limiter.try_acquire().map(Some).ok_or_else(|| Arc::clone(limiter))
     }
 
     /// Takes the time from the beginning of a try to the head of its answer.
     pub(super) fn answered_after(&self, after: Duration, now: Instant) {
         let adaptive = self.adaptive.load();
-        let (Some(adaptive), Some(limiter)) = (&*adaptive, &*self.limiter.load()) else { return };
-        if let Some(limit) = adaptive.observe(after, limiter.in_flight(), now) {
-            limiter.set_max(limit);
+        let (Some(found_by), Some(limiter)) = (&*adaptive, self.limiter.get()) else { return };
+        if found_by.observe(after, limiter.in_flight(), now).is_none() {
+            return;
         }
+        let _changing = self.change();
+        // A reload may have changed its bounds in this moment, or switched it off.
+        if self.adaptive.load().as_ref().is_some_and(|present| Arc::ptr_eq(present, found_by)) {
+            limiter.set_max(found_by.limit());
+        }
+    }
+
+    /// Once a window of the adaptive limit, and once a reload.
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The breaker's present spell: a try says what became of it for that in which it began.
@@ -192,7 +202,7 @@ impl Gates {
     }
 
     pub(super) fn status(&self) -> GateStatus {
-        let limiter = self.limiter.load();
+        let limiter = self.limiter.get();
         let breaker = self.breaker.load();
         let max = self.connections.max.load(Ordering::Relaxed);
         let entered = |breaker: &Breaker| {
@@ -200,8 +210,10 @@ impl Gates {
                 .map(|state| breaker.entered(state))
         };
         GateStatus {
-            requests: limiter.as_ref().map(|limiter| (limiter.in_flight(), limiter.max())),
-            waiting: limiter.as_ref().map_or(0, |limiter| limiter.waiting()),
+            requests: limiter
+                .map(|limiter| (limiter.in_flight(), limiter.max()))
+                .filter(|(_, max)| *max != UNLIMITED),
+            waiting: limiter.map_or(0, |limiter| limiter.waiting()),
             is_adaptive: self.adaptive.load().is_some(),
             connections: (
                 self.connections.open.load(Ordering::Relaxed),
@@ -245,5 +257,67 @@ pub struct OpenConnection(Arc<Connections>);
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        types::{KeyPath, Problems},
+        upstream::RawUpstream,
+    };
+
+    fn config(text: &str) -> UpstreamConfig {
+        let raw: RawUpstream = toml::from_str(text).unwrap();
+        raw.parse(&"api".parse().unwrap(), &KeyPath::root(), &mut Problems::new())
+    }
+
+    #[test]
+    fn a_limit_that_comes_back_finds_who_is_in_flight() {
+        let gates = Gates::new("api".parse().unwrap());
+        let (limited, free) = (config("limits = { max_requests = 2 }"), config(""));
+        gates.configure(&limited, Instant::now());
+        let before = gates.try_permit().unwrap().unwrap();
+        gates.configure(&free, Instant::now());
+        assert_eq!(gates.status().requests, None);
+        let meanwhile = gates.try_permit().unwrap().unwrap();
+        gates.configure(&limited, Instant::now());
+        assert_eq!(gates.status().requests, Some((2, 2)));
+        assert!(gates.try_permit().is_err());
+        drop((before, meanwhile));
+        assert!(gates.try_permit().unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_found_from_latency_is_not_put_on_a_limit_that_is_fixed_since() {
+        let gates = Gates::new("api".parse().unwrap());
+        let adaptive =
+            config("limits = { adaptive = { window = '10ms', min = 7 }, max_requests = 9 }");
+        let fixed = config("limits = { max_requests = 500 }");
+        let start = Instant::now();
+        gates.configure(&adaptive, start);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut now = start;
+                while !is_over.load(Ordering::Relaxed) {
+                    now += Duration::from_millis(1);
+                    gates.answered_after(Duration::from_millis(5), now);
+                }
+            });
+            for _ in 0..20_000 {
+                gates.configure(&adaptive, start);
+                std::thread::yield_now();
+                gates.configure(&fixed, start);
+                std::thread::yield_now();
+                let (_, max) = gates.status().requests.unwrap();
+                if max != 500 {
+                    is_over.store(true, Ordering::Relaxed);
+                }
+                assert_eq!(max, 500);
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
     }
 }

@@ -106,11 +106,10 @@ impl Live {
     }
 
     /// Makes an upstream of a compiled configuration: finds its state, starts probes and look-ups that do not run yet.
-    /// They run for as long as an upstream needs them.
+    /// They run for as long as an upstream needs them. Its limits change with [`Upstream::put_in_force`].
     pub fn attach(self: &Arc<Self>, blueprint: Blueprint) -> Arc<Upstream> {
         let config = Arc::clone(&blueprint.config);
         let live = self.upstream(&config.name);
-        live.gates.configure(&config, Instant::now());
         Arc::new(Upstream { config, set: EndpointSet::new(self, blueprint), live })
     }
 

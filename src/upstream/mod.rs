@@ -229,6 +229,13 @@ impl Upstream {
         &self.config
     }
 
+    /// Its generation comes into force: limits, breaker and outlier detection take its settings. Never before, since the
+    /// generation before it uses the same.
+    pub fn put_in_force(&self, now: Instant) {
+        self.live.gates.configure(&self.config, now);
+        self.live.outliers.configure(self.config.outlier_detection.as_ref());
+    }
+
     /// An endpoint for the next try of a request: one that it has not tried, while there is one. Never waits.
     pub fn pick(&self, wish: &Wish) -> Result<Picked, NoEndpoint> {
         self.set.pick(wish)

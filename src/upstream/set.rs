@@ -163,7 +163,6 @@ impl EndpointSet {
             }
         });
         set.upstream.add_set(&set);
-        set.upstream.outliers.configure(set.blueprint.config.outlier_detection.as_ref());
         live.keeper().watch(&set.blueprint.config.name, &set.upstream);
         set.changed();
         set

@@ -32,7 +32,9 @@ fn blueprint(text: &str) -> Blueprint {
 }
 
 fn attach(live: &Arc<Live>, text: &str) -> Arc<Upstream> {
-    live.attach(blueprint(text))
+    let upstream = live.attach(blueprint(text));
+    upstream.put_in_force(Instant::now());
+    upstream
 }
 
 fn labels(upstream: &Upstream, picks: usize) -> Vec<String> {

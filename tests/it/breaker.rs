@@ -61,7 +61,9 @@ fn it_opens_answers_fast_lets_few_through_and_closes() {
     assert!(began.elapsed() < Duration::from_secs(10));
     origin.resume();
     crate::assert_eventually!(state(&edge) == "closed");
-    probing.into_iter().for_each(|load| drop(load.stop()));
+    for load in probing {
+        load.stop();
+    }
     assert_eq!(edge.metric("tidegate_breaker_state", [("upstream", "api")]), 0.0);
     assert_eq!(entered(&edge, "closed"), 1.0);
     assert!(entered(&edge, "half_open") >= 2.0);

@@ -18,6 +18,36 @@ fn ask(client: &Client, path: &str) -> JoinHandle<Response> {
     thread::spawn(move || client.get(&path).send())
 }
 
+/// An upstream with these `limits`.
+fn with_limits(limits: &str) -> String {
+    format!("[upstreams.api]\nendpoints = [\"{{0}}\"]\nlimits = {{ {limits} }}\n")
+}
+
+/// The policy `few`, with these settings, on a site with these routes before an upstream without limits.
+fn with_policy(concurrency: &str, routes: &str) -> String {
+    format!(
+        r#"
+        [upstreams.api]
+        endpoints = ["{{0}}"]
+        [policies.few]
+        concurrency = {{ {concurrency} }}
+        [sites.test]
+        hosts = ["127.0.0.1"]
+        listeners = ["http"]
+        policies = ["few"]
+        {routes}
+        "#
+    )
+}
+
+/// An origin that hangs, and an edge before it.
+fn hanging(text: &str) -> (Origin, Edge) {
+    let origin = Origin::answering(200);
+    origin.hang();
+    let edge = Edge::start(&[&origin], text);
+    (origin, edge)
+}
+
 fn limits(edge: &Edge) -> Value {
     edge.status()["upstreams"][0]["limits"].clone()
 }
@@ -37,13 +67,8 @@ fn limited(edge: &Edge, reason: &str) -> f64 {
 
 #[test]
 fn more_than_the_limit_wait_and_more_than_the_queue_are_refused_at_once() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
-        "[upstreams.api]\nendpoints = [\"{0}\"]\n\
-         limits = { max_requests = 2, max_waiting = 1, queue_timeout = \"30s\" }\n",
-    );
+    let (origin, edge) =
+        hanging(&with_limits("max_requests = 2, max_waiting = 1, queue_timeout = '30s'"));
     let served = [ask(&edge.client(), "/1"), ask(&edge.client(), "/2")];
     crate::assert_eventually!(origin.in_flight() == 2);
     let queued = ask(&edge.client(), "/3");
@@ -70,12 +95,7 @@ fn more_than_the_limit_wait_and_more_than_the_queue_are_refused_at_once() {
 
 #[test]
 fn nobody_waits_longer_than_the_queue_timeout() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
-        "[upstreams.api]\nendpoints = [\"{0}\"]\nlimits = { max_requests = 1, queue_timeout = \"200ms\" }\n",
-    );
+    let (origin, edge) = hanging(&with_limits("max_requests = 1, queue_timeout = '200ms'"));
     let served = ask(&edge.client(), "/1");
     crate::assert_eventually!(origin.in_flight() == 1);
     let began = Instant::now();
@@ -91,14 +111,9 @@ fn the_queue_is_served_by_its_order() {
     for (order, expected) in
         [("fifo", ["/held", "/1", "/2", "/3"]), ("lifo", ["/held", "/3", "/2", "/1"])]
     {
-        let origin = Origin::answering(200);
-        origin.hang();
-        let edge = Edge::start(
-            &[&origin],
-            &format!(
-                "[upstreams.api]\nendpoints = [\"{{0}}\"]\nlimits = {{ max_requests = 1, queue_timeout = \"30s\", queue_order = \"{order}\" }}\n"
-            ),
-        );
+        let (origin, edge) = hanging(&with_limits(&format!(
+            "max_requests = 1, queue_timeout = '30s', queue_order = '{order}'"
+        )));
         let mut answers = vec![ask(&edge.client(), "/held")];
         crate::assert_eventually!(origin.in_flight() == 1);
         for n in 1..=3 {
@@ -115,13 +130,9 @@ fn the_queue_is_served_by_its_order() {
 
 #[test]
 fn of_a_full_lifo_queue_the_oldest_leaves() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
-        "[upstreams.api]\nendpoints = [\"{0}\"]\n\
-         limits = { max_requests = 1, max_waiting = 1, queue_timeout = \"30s\", queue_order = \"lifo\" }\n",
-    );
+    let (origin, edge) = hanging(&with_limits(
+        "max_requests = 1, max_waiting = 1, queue_timeout = '30s', queue_order = 'lifo'",
+    ));
     let served = ask(&edge.client(), "/1");
     crate::assert_eventually!(origin.in_flight() == 1);
     let oldest = ask(&edge.client(), "/2");
@@ -131,16 +142,39 @@ fn of_a_full_lifo_queue_the_oldest_leaves() {
     origin.resume();
     served.join().unwrap().assert_status(200);
     newest.join().unwrap().assert_status(200);
+    // It waited, as the newest did.
+    let line = || edge.access_log().into_iter().find(|line| line["path"] == "/2");
+    crate::assert_eventually!(line().is_some());
+    let line = line().unwrap();
+    assert_eq!(line["error"], "upstream_full");
+    assert!(line["queue_ms"].is_number(), "{line}");
+    let waits = || edge.metric("tidegate_queue_duration_seconds_count", ());
+    crate::assert_eventually!(waits() == 2.0);
+}
+
+#[test]
+fn of_a_full_lifo_queue_of_a_policy_the_oldest_leaves() {
+    let (origin, edge) = hanging(&with_policy(
+        "max = 1, max_waiting = 1, queue_timeout = '30s', queue_order = 'lifo'",
+        "upstream = \"api\"",
+    ));
+    let served = ask(&edge.client(), "/1");
+    crate::assert_eventually!(origin.in_flight() == 1);
+    // Either of the two may come first; the other one is served.
+    let waiting = [ask(&edge.client(), "/2"), ask(&edge.client(), "/2")];
+    crate::assert_eventually!(limited(&edge, "concurrency_full") == 1.0);
+    origin.resume();
+    served.join().unwrap().assert_status(200);
+    let mut statuses = waiting.map(|answer| answer.join().unwrap().status);
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 503]);
+    let waits = || edge.metric("tidegate_queue_duration_seconds_count", ());
+    crate::assert_eventually!(waits() == 2.0);
 }
 
 #[test]
 fn a_client_that_goes_away_leaves_the_queue_and_gives_its_permit_back() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
-        "[upstreams.api]\nendpoints = [\"{0}\"]\nlimits = { max_requests = 1, queue_timeout = \"30s\" }\n",
-    );
+    let (origin, edge) = hanging(&with_limits("max_requests = 1, queue_timeout = '30s'"));
     let leaving_after = |client: &Client, path: &str, patience| {
         let (client, path) = (client.clone().timeout(patience), path.to_owned());
         thread::spawn(move || client.get(&path).try_send())
@@ -162,28 +196,97 @@ fn a_client_that_goes_away_leaves_the_queue_and_gives_its_permit_back() {
 
 #[test]
 fn a_reload_changes_the_limit_under_those_who_wait() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let text = |max: &str| {
-        format!(
-            "[upstreams.api]\nendpoints = [\"{{0}}\"]\nlimits = {{ {max}queue_timeout = \"30s\" }}\n"
-        )
-    };
-    let edge = Edge::start(&[&origin], &text("max_requests = 1, "));
+    let text = |max: u32| with_limits(&format!("max_requests = {max}, queue_timeout = '30s'"));
+    let (origin, edge) = hanging(&text(1));
     let mut answers: Vec<_> = (0..4).map(|n| ask(&edge.client(), &format!("/{n}"))).collect();
     crate::assert_eventually!(waiting(&edge) == 3);
-    edge.reload_with(&text("max_requests = 3, ")).unwrap();
+    edge.reload_with(&text(3)).unwrap();
     crate::assert_eventually!(origin.in_flight() == 3);
     assert_eq!(waiting(&edge), 1);
     // Down again: who is there stays, and nobody else comes.
-    edge.reload_with(&text("max_requests = 2, ")).unwrap();
+    edge.reload_with(&text(2)).unwrap();
     assert_eq!(limits(&edge)["requests"], 3);
     assert_eq!(waiting(&edge), 1);
     // Without a limit nobody waits.
     edge.reload_with("[upstreams.api]\nendpoints = [\"{0}\"]\n").unwrap();
     crate::assert_eventually!(origin.in_flight() == 4);
+    assert!(limits(&edge)["max_requests"].is_null());
+    // It comes back, and finds those who are there, also who came meanwhile.
+    answers.push(ask(&edge.client(), "/free"));
+    crate::assert_eventually!(origin.in_flight() == 5);
+    edge.reload_with(&text(5)).unwrap();
+    assert_eq!(limits(&edge)["requests"], 5);
+    answers.push(ask(&edge.client(), "/late"));
+    crate::assert_eventually!(waiting(&edge) == 1);
     origin.resume();
     answers.drain(..).for_each(|answer| drop(answer.join().unwrap().assert_status(200)));
+}
+
+#[test]
+fn a_reload_that_is_refused_at_its_end_changes_no_limit() {
+    let text = |max: u32| {
+        format!(
+            r#"
+            [server]
+            overload = {{ max_requests = {max}00, max_memory = "off" }}
+            [listeners.http]
+            address = "127.0.0.1:0"
+            [listeners.https]
+            address = "127.0.0.1:0"
+            tls = true
+            [upstreams.api]
+            endpoints = ["{{0}}"]
+            limits = {{ max_requests = {max}, queue_timeout = "30s" }}
+            [policies.few]
+            concurrency = {{ max = {max}, max_waiting = 0 }}
+            [sites.first]
+            hosts = ["127.0.0.1"]
+            listeners = ["http"]
+            policies = ["few"]
+            upstream = "api"
+            "#
+        )
+    };
+    let last = "[sites.last]\nhosts = [\"last.test\"]\nlisteners = [\"https\"]\n\
+                certificate = { internal = true }\nrespond = { status = 204 }\n";
+    let (origin, edge) = hanging(&text(2));
+    let held = [ask(&edge.client(), "/1"), ask(&edge.client(), "/2")];
+    crate::assert_eventually!(origin.in_flight() == 2);
+    // The authority of the last site can't be made: that is found out when everything else is attached.
+    let authority = edge.path("state").join("internal-ca");
+    std::fs::write(&authority, "not a directory").unwrap();
+    let refusal = edge.reload_with(&(text(3) + last)).unwrap_err();
+    assert!(format!("{refusal:?}").contains("site last"), "{refusal:?}");
+    assert_eq!(limits(&edge)["max_requests"], 2);
+    assert_eq!(edge.status()["overload"]["max_requests"], 200);
+    edge.client().get("/3").send().assert_status(503);
+    assert_eq!(limited(&edge, "concurrency_full"), 1.0);
+    // Without that, the same limits hold at once.
+    std::fs::remove_file(&authority).unwrap();
+    edge.reload_with(&(text(3) + last)).unwrap();
+    assert_eq!(limits(&edge)["max_requests"], 3);
+    assert_eq!(edge.status()["overload"]["max_requests"], 300);
+    let third = ask(&edge.client(), "/3");
+    crate::assert_eventually!(origin.in_flight() == 3);
+    origin.resume();
+    for answer in held.into_iter().chain([third]) {
+        answer.join().unwrap().assert_status(200);
+    }
+}
+
+#[test]
+fn who_waits_for_a_policy_that_a_reload_removes_goes_on() {
+    let routes = "upstream = \"api\"";
+    let text = with_policy("max = 1, queue_timeout = '30s'", routes);
+    let (origin, edge) = hanging(&text);
+    let answers = [ask(&edge.client(), "/1"), ask(&edge.client(), "/2")];
+    crate::assert_eventually!(origin.in_flight() == 1);
+    edge.reload_with(&text.replace("policies = [\"few\"]", "")).unwrap();
+    crate::assert_eventually!(origin.in_flight() == 2);
+    origin.resume();
+    for answer in answers {
+        answer.join().unwrap().assert_status(200);
+    }
 }
 
 #[test]
@@ -216,19 +319,9 @@ fn web_sockets_hold_no_request_permits() {
 
 #[test]
 fn a_route_has_its_own_limit() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
+    let (origin, edge) = hanging(&with_policy(
+        "max = 1, max_waiting = 0",
         r#"
-        [upstreams.api]
-        endpoints = ["{0}"]
-        [policies.few]
-        concurrency = { max = 1, max_waiting = 0 }
-        [sites.test]
-        hosts = ["127.0.0.1"]
-        listeners = ["http"]
-        policies = ["few"]
         [sites.test.routes.one]
         path = "/one"
         upstream = "api"
@@ -236,7 +329,7 @@ fn a_route_has_its_own_limit() {
         path = "/other"
         upstream = "api"
         "#,
-    );
+    ));
     let one = ask(&edge.client(), "/one");
     crate::assert_eventually!(origin.in_flight() == 1);
     let refused = edge.client().get("/one").send().assert_status(503);
@@ -258,22 +351,10 @@ fn a_route_has_its_own_limit() {
 
 #[test]
 fn each_client_has_its_own_limit() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
-        r#"
-        [upstreams.api]
-        endpoints = ["{0}"]
-        [policies.few]
-        concurrency = { max = 1, per = "client", queue_timeout = "30s", max_waiting = 1 }
-        [sites.test]
-        hosts = ["127.0.0.1"]
-        listeners = ["http"]
-        policies = ["few"]
-        upstream = "api"
-        "#,
-    );
+    let (origin, edge) = hanging(&with_policy(
+        "max = 1, per = 'client', queue_timeout = '30s', max_waiting = 1",
+        "upstream = \"api\"",
+    ));
     let from = |source: &str| edge.client().from(source);
     let mut answers = vec![ask(&from("127.0.0.1"), "/"), ask(&from("127.0.0.2"), "/")];
     crate::assert_eventually!(origin.in_flight() == 2);
@@ -293,12 +374,7 @@ fn each_client_has_its_own_limit() {
 
 #[test]
 fn connections_have_a_limit_and_the_pool_counts() {
-    let origin = Origin::answering(200);
-    origin.hang();
-    let edge = Edge::start(
-        &[&origin],
-        "[upstreams.api]\nendpoints = [\"{0}\"]\nlimits = { max_connections = 2 }\n",
-    );
+    let (origin, edge) = hanging(&with_limits("max_connections = 2"));
     let held = [ask(&edge.client(), "/1"), ask(&edge.client(), "/2")];
     crate::assert_eventually!(origin.in_flight() == 2);
     let refused = edge.client().get("/3").send().assert_status(503);
@@ -351,15 +427,21 @@ fn the_adaptive_limit_finds_what_the_origin_can_do() {
     let origin = Origin::builder().places(4).delay(Duration::from_millis(20)).start();
     let edge = Edge::start(
         &[&origin],
-        "[upstreams.api]\nendpoints = [\"{0}\"]\n\
-         limits = { adaptive = { window = \"100ms\" }, max_waiting = 200, queue_timeout = \"20s\" }\n",
+        &with_limits("adaptive = { window = '100ms' }, max_waiting = 200, queue_timeout = '20s'"),
     );
+    let limit = || limits(&edge)["max_requests"].as_u64().unwrap();
     assert_eq!(limits(&edge)["adaptive"], true);
+    let first = limit();
     let load = edge.client().get("/").load(40).start();
-    crate::assert_eventually!(
-        limits(&edge)["max_requests"].as_u64().is_some_and(|max| max < 16),
-        within LONG
-    );
+    crate::assert_eventually!(origin.requests() >= 400, within LONG);
+    // Now and then it is brought down to look: half of the time says more than the lowest.
+    let mut seen = Vec::new();
+    while origin.requests() < 800 {
+        seen.push(limit());
+    }
+    seen.sort_unstable();
+    let usual = seen[seen.len() / 2];
+    assert!((4..first).contains(&usual), "{usual} of {seen:?}, at first {first}");
     let report = load.stop();
     assert_eq!(report.ok, report.total(), "{report}");
     assert!(origin.most_in_flight() <= 30, "{}", origin.most_in_flight());
