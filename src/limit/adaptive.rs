@@ -182,7 +182,8 @@ impl Estimate {
         }
     }
 
-    /// As many as are in flight: a window sees everybody who was there at its beginning.
+    /// As many as are in flight: a window sees everybody who was there at its beginning. By time alone, a look of slow
+    /// answers would see those of the full limit, or none.
     fn least_samples(&self) -> u64 {
         match self.probe {
             Probe::No => MIN_SAMPLES.max(u64::from(whole(self.limit))),

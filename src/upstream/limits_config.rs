@@ -66,8 +66,8 @@ pub struct RawAdaptiveTable {
     /// mixed.
     #[schemars(extend("default" = defaults::ADAPTIVE_TOLERANCE))]
     pub tolerance: Option<Percent>,
-    /// A limit that is reached all the time is brought down to a quarter so often, for two windows, to see what answers
-    /// take then.
+    /// A limit that is reached all the time is brought down to a quarter so often, to see what answers take then: for two
+    /// windows, and about six times as long as an answer takes where that is longer.
     #[schemars(extend("default" = defaults::ADAPTIVE_PROBE_INTERVAL.to_string()))]
     pub probe_interval: Option<HumanDuration>,
 }

@@ -65,6 +65,30 @@ fn configurations_in_the_docs_have_keys_that_exist() {
 }
 
 #[test]
+fn configurations_in_the_docs_have_no_settings_that_fight() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tidegate.toml");
+    let mut whole = 0;
+    for page in pages() {
+        for (line, block) in blocks(&page.text, "toml") {
+            fs::write(&file, &block).unwrap();
+            // A part of a configuration is refused.
+            let Ok(loaded) = tidegate::config::load(&file) else { continue };
+            whole += 1;
+            let warnings: Vec<_> = loaded
+                .report
+                .diagnostics()
+                // A fault's example is over one day.
+                .filter(|found| !found.path.contains("fault"))
+                .map(|found| found.message)
+                .collect();
+            assert!(warnings.is_empty(), "{}:{line}: {warnings:?}", page.path);
+        }
+    }
+    assert!(whole >= 5, "only {whole} whole configurations were found");
+}
+
+#[test]
 fn links_in_the_docs_lead_somewhere() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for page in pages() {

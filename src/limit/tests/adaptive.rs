@@ -142,3 +142,21 @@ fn an_origin_that_gets_slower_keeps_its_work() {
         assert!(outcome.goodput > 1.1, "{outcome:?}");
     }
 }
+
+#[test]
+fn a_look_ends_by_answers_and_not_by_time_alone() {
+    let start = Instant::now();
+    let adaptive = Adaptive::new(CONFIG, start);
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let answers = |n: usize, in_flight: u32, now: Instant| -> Vec<u32> {
+        let one = |_| adaptive.observe(Duration::from_secs(2), in_flight, now);
+        (0..n).filter_map(one).collect()
+    };
+    assert_eq!(adaptive.limit(), 20);
+    assert_eq!(answers(20, 20, at(2)), [5], "the limit is reached: it is looked");
+    // Those who were in flight before go first, however long that takes; then answers of the lowered limit are looked at.
+    assert!(answers(19, 20, at(60)).is_empty());
+    assert_eq!(answers(1, 5, at(61)), [5]);
+    assert!(answers(9, 5, at(120)).is_empty());
+    assert_eq!(answers(1, 5, at(121)), [20]);
+}
