@@ -1,7 +1,7 @@
 //! A connection that is sent on as it is: an endpoint is found for it, then bytes pass.
 //!
 //! Place: instead of Pingora, for listeners that speak no HTTP and for server names that are passed through. Balancing, health,
-//! tries and counts are those of upstreams. It holds its generation until an endpoint has taken it; then only the endpoint
+//! the breaker, tries and counts are those of upstreams. It holds its generation until an endpoint has taken it; then only the endpoint
 //! and its counters, so that a reload changes nothing for it.
 
 use std::{
@@ -32,7 +32,7 @@ use crate::{
     types::{ClientNetwork, Name, ProxyHeader},
     upstream::{
         Again, Endpoint, EndpointStream, FailedTry, Fault, InFlight, NotAgain, OpenConnection,
-        TryFailure, Wish, connect,
+        TryFailure, Wish, connect, is_own_failure,
     },
 };
 
@@ -117,9 +117,12 @@ async fn take_endpoint(
         hash: wish::hash_of_client(config, record.client.map(|client| client.ip())),
         ..Wish::default()
     };
+    let mut probe =
+        tunnel.upstream.pass(wish.network, Instant::now).map_err(|_| TunnelEnd::BreakerOpen)?;
     tunnel.upstream.count_request(wish.network, Instant::now());
     loop {
         let mut picked = tunnel.upstream.pick(&wish).map_err(|_| TunnelEnd::NoEndpoint)?;
+        picked.probes(probe.take());
         wish.tried.add(picked.endpoint());
         record.tries += 1;
         record.endpoint = Some(Arc::clone(picked.endpoint()));
@@ -129,10 +132,14 @@ async fn take_endpoint(
                 record.connected = Some(record.began.elapsed());
                 return Ok((stream, picked.into_in_flight(), counted));
             }
+            Ok(Err(error)) if is_own_failure(&error) => TunnelEnd::NoResources,
             Ok(Err(_)) => TunnelEnd::ConnectFailed,
             Err(_) => TunnelEnd::ConnectTimeout,
         };
-        picked.failed(Fault::Connect);
+        // What we lack says nothing of the endpoint.
+        if end != TunnelEnd::NoResources {
+            picked.failed(Fault::Connect);
+        }
         drop(picked);
         let failed = FailedTry {
             failure: TryFailure::Connect,
@@ -153,6 +160,10 @@ async fn take_endpoint(
                 }
                 return Err(end);
             }
+        }
+        // A breaker that has opened meanwhile wants no retries, and a half-open one lets first tries through only.
+        if !matches!(tunnel.upstream.pass(None, Instant::now), Ok(None)) {
+            return Err(end);
         }
         tunnel.retries.retried();
     }

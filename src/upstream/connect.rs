@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -50,6 +51,15 @@ pub async fn connect(address: &EndpointAddress, opening: &[u8]) -> io::Result<En
         stream.write_all(opening).await?;
     }
     Ok(stream)
+}
+
+/// Whether a connection could not be made for want of something of our own: file descriptors, ports, memory. That says
+/// nothing of the endpoint.
+pub fn is_own_failure(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM)
+    )
 }
 
 impl AsFd for EndpointStream {

@@ -71,7 +71,7 @@ pub use config::{
     EndpointConfig, HealthCheckConfig, MAX_CONNECTS_OF_A_TRY, MAX_TRIES, MAX_TRIES_OF_A_REQUEST,
     Timeouts, UpstreamConfig,
 };
-pub use connect::{EndpointStream, connect};
+pub use connect::{EndpointStream, connect, is_own_failure};
 pub use discovery::{Discovered, DiscoveredEndpoint, Discovery, MAX_ADDRESSES, Report, Static};
 pub use dns::Dns;
 pub use dns_config::{DnsConfig, RawDns};

@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 
 use crate::{
     assert_eventually,
-    harness::{Edge, Origin, Raw},
+    harness::{Edge, Origin, Raw, eventually::eventually},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -52,6 +52,29 @@ fn running_out_of_file_descriptors_is_survived() {
     assert_eventually!(refused() >= 1.0, within SOON);
     let told = edge.logs().matches("accepting pauses").count();
     assert!(told < 15, "{told} lines: it is said once a second");
+}
+
+#[test]
+fn want_of_file_descriptors_is_no_fault_of_the_endpoint() {
+    let origin = Origin::answering(200);
+    let text = "allow_empty = true\n[listeners.tcp]\naddress = \"127.0.0.1:0\"\ntcp = { upstream = \"api\" }\n\
+                [upstreams.api]\nendpoints = [\"{0}\"]\nbreaker = { min_requests = 1 }\n";
+    // A connection that is sent on takes two: with an odd number of them, taken one by one, the last is for a client and
+    // none is left for its endpoint. How many there are depends on the gaps between those that are open, too.
+    let is_out_with = |more| {
+        let edge = Edge::spawn(&[&origin], text);
+        let ends = |end: &str| edge.access_log().iter().filter(|line| line["end"] == end).count();
+        leave_files(&edge, more);
+        let flood: Vec<Raw> = (0..20).map(|_| Raw::connect(edge.address("tcp"))).collect();
+        let is_out = eventually(SOON, || ends("no_resources") > 0);
+        drop(flood);
+        assert_eventually!(edge.metric("tidegate_tunnels", ()) == 0.0, within SOON);
+        assert_eq!(ends("connect_failed"), 0);
+        assert_eq!(edge.metric("tidegate_endpoint_faults_total", ()), 0.0);
+        assert_eq!(edge.status()["upstreams"][0]["limits"]["breaker"], "closed");
+        is_out
+    };
+    assert!([1, 2].into_iter().any(is_out_with));
 }
 
 #[test]

@@ -136,6 +136,49 @@ fn where_nobody_takes_it_the_client_is_reset_and_the_reason_counted() {
 }
 
 #[test]
+fn an_open_breaker_lets_no_connection_through_and_then_a_few() {
+    let origin = Origin::answering(200);
+    let breaker = |open: &str| {
+        let settings = format!("min_requests = 3, open = \"{open}\", half_open_requests = 1");
+        config("\"{0}\"", &format!("retries = {{ tries = 1 }}\nbreaker = {{ {settings} }}"))
+    };
+    let edge = Edge::start(&[&origin], &breaker("1h"));
+    let state = || edge.status()["upstreams"][0]["limits"]["breaker"].clone();
+    let end = |end| edge.metric("tidegate_tunnels_total", [("end", end)]);
+    origin.stop();
+    for _ in 0..3 {
+        assert!(connect(&edge).is_closed_within(SOON));
+    }
+    assert_eventually!(state() == "open");
+    origin.restart();
+    for _ in 0..2 {
+        assert!(connect(&edge).is_closed_within(SOON));
+    }
+    assert_eventually!(end("breaker_open") == 2.0);
+    assert_eq!((end("connect_failed"), origin.connections()), (3.0, 0));
+    assert_eventually!(ends(&edge).last().is_some_and(|end| end == "breaker_open"));
+    // The probe of half-open is a connection too: it goes well, and the breaker closes.
+    origin.stop();
+    let edge = Edge::start(&[&origin], &breaker("100ms"));
+    let state = || edge.status()["upstreams"][0]["limits"]["breaker"].clone();
+    for _ in 0..3 {
+        assert!(connect(&edge).is_closed_within(SOON));
+    }
+    let entered = |state| {
+        edge.metric("tidegate_breaker_changes_total", [("upstream", "echo"), ("state", state)])
+    };
+    assert_eventually!(entered("open") >= 1.0);
+    origin.restart();
+    let reaches = || {
+        let mut raw = connect(&edge);
+        raw.try_send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok() && raw.read_head(SOON).is_ok()
+    };
+    assert_eventually!(reaches());
+    assert_eq!(state(), "closed");
+    assert_eq!(entered("closed"), 1.0);
+}
+
+#[test]
 fn silence_ends_a_connection_and_a_byte_now_and_then_does_not() {
     let echo = TcpOrigin::echoing();
     let edge = Edge::start(&[&echo], &config("\"{0}\"", "timeouts = { stream_idle = \"1s\" }"));

@@ -428,6 +428,10 @@ label_values! {
         NoEndpoint = "no_endpoint",
         /// The upstream has as many connections as it may.
         ConnectionLimit = "connection_limit",
+        /// The upstream's breaker is open.
+        BreakerOpen = "breaker_open",
+        /// The edge has no file descriptor, port or memory left to connect with.
+        NoResources = "no_resources",
         /// No endpoint took it.
         ConnectFailed = "connect_failed",
         /// No endpoint took it in time.
