@@ -28,6 +28,7 @@ use pingora_error::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::announce;
+use crate::upstream;
 
 /// Reads that are put off: those of a TLS handshake, and the one of the answer's head.
 const LATE_READS: u32 = 64;
@@ -86,6 +87,7 @@ pub(super) fn connect_error(error: &io::Error) -> Box<Error> {
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
             ErrorType::ConnectNoRoute
         }
+        _ if upstream::is_own_failure(error) => ErrorType::SocketError,
         _ => ErrorType::ConnectError,
     };
     Error::explain(kind, error.to_string()).into_up()
