@@ -13,6 +13,41 @@ const STATIC: &str =
     "{ respond = { status = 203, body = \"soon\", headers = { x-from = \"edge\" } } }";
 const OTHER: &str = "{ upstream = \"other\" }";
 
+const CHECK: &str = "health_check = { path = \"/healthz\", interval = \"100ms\" }";
+
+/// Endpoints that fail, each in its way.
+struct Bad {
+    refusing: Origin,
+    hung: Origin,
+    ill: Origin,
+    busy: Origin,
+    resetting: RawOrigin,
+    rubbish: RawOrigin,
+}
+
+impl Bad {
+    fn start() -> Self {
+        let bad = Self {
+            refusing: named("refusing"),
+            hung: named("hung"),
+            ill: named("ill"),
+            busy: Origin::answering(503),
+            resetting: RawOrigin::playing(vec![Step::Reset]),
+            rubbish: RawOrigin::answering("this is not HTTP\r\n\r\n"),
+        };
+        bad.refusing.stop();
+        bad.hung.hang();
+        bad.ill.set_healthy(false);
+        bad
+    }
+}
+
+fn until_unhealthy(edge: &Edge, endpoint: &dyn Display) {
+    let address = endpoint.to_string();
+    let labels = [("endpoint", address.as_str())];
+    assert_eventually!(edge.metric_if_any("tidegate_endpoint_healthy", labels) == Some(0.0));
+}
+
 fn named(name: &str) -> Origin {
     Origin::builder().name(name).start()
 }
@@ -60,27 +95,18 @@ fn fallbacks(edge: &Edge) -> f64 {
 #[test]
 fn each_cause_is_answered_by_the_fallback_and_told() {
     let good = named("good");
-    let (refusing, hung, ill) = (named("refusing"), named("hung"), named("ill"));
-    refusing.stop();
-    hung.hang();
-    ill.set_healthy(false);
-    let resetting = RawOrigin::playing(vec![Step::Reset]);
-    let rubbish = RawOrigin::answering("this is not HTTP\r\n\r\n");
-    let busy = Origin::answering(503);
-    let check = "health_check = { path = \"/healthz\", interval = \"100ms\" }";
+    let Bad { refusing, hung, ill, busy, resetting, rubbish } = Bad::start();
     for (bad, settings, cause) in [
         (&refusing as &dyn Display, "", "connect_failed"),
         (&resetting, "", "upstream_closed"),
         (&hung, "", "upstream_timeout"),
         (&rubbish, "", "upstream_invalid"),
         (&busy, "retries = { on = [503], backoff = \"1ms\" }", "upstream_status"),
-        (&ill, check, "no_healthy_endpoint"),
+        (&ill, CHECK, "no_healthy_endpoint"),
     ] {
         let edge = edge_of(bad, &[&good], STATIC, settings);
-        let (name, labels) = ("tidegate_endpoint_healthy", [("endpoint", bad.to_string())]);
-        if cause == "no_healthy_endpoint" {
-            let labels = [("endpoint", labels[0].1.as_str())];
-            assert_eventually!(edge.metric_if_any(name, labels) == Some(0.0));
+        if settings == CHECK {
+            until_unhealthy(&edge, bad);
         }
         let answer = edge.client().get("/static").send().assert_status(203);
         assert_eq!(answer.text(), "soon", "{cause}");
@@ -99,15 +125,8 @@ fn each_cause_is_answered_by_the_fallback_and_told() {
 #[test]
 fn another_upstream_takes_over_with_tries_and_a_host_of_its_own() {
     let good = named("good");
-    let (refusing, hung, ill) = (named("refusing"), named("hung"), named("ill"));
-    refusing.stop();
-    hung.hang();
-    ill.set_healthy(false);
-    let resetting = RawOrigin::playing(vec![Step::Reset]);
-    let rubbish = RawOrigin::answering("this is not HTTP\r\n\r\n");
-    let busy = Origin::answering(503);
+    let Bad { refusing, hung, ill, busy, resetting, rubbish } = Bad::start();
     let flaky = RawOrigin::playing(vec![Step::Reset]);
-    let check = "health_check = { path = \"/healthz\", interval = \"100ms\" }";
     let once = "retries = { tries = 1 }";
     for (bad, settings, cause, tries) in [
         (&refusing as &dyn Display, once, "connect_failed", 3),
@@ -115,16 +134,12 @@ fn another_upstream_takes_over_with_tries_and_a_host_of_its_own() {
         (&hung, once, "upstream_timeout", 3),
         (&rubbish, "", "upstream_invalid", 3),
         (&busy, "retries = { on = [503], tries = 1 }", "upstream_status", 3),
-        (&ill, check, "no_healthy_endpoint", 2),
+        (&ill, CHECK, "no_healthy_endpoint", 2),
     ] {
         // The first of the other upstream's endpoints fails as well.
         let edge = edge_of(bad, &[&flaky, &good], OTHER, settings);
-        if cause == "no_healthy_endpoint" {
-            let address = bad.to_string();
-            let labels = [("endpoint", address.as_str())];
-            assert_eventually!(
-                edge.metric_if_any("tidegate_endpoint_healthy", labels) == Some(0.0)
-            );
+        if settings == CHECK {
+            until_unhealthy(&edge, bad);
         }
         let answer = edge.client().get("/x").send().assert_status(200);
         let seen = ["x-origin", "x-policy"].map(|name| answer.header(name));
@@ -172,8 +187,7 @@ fn a_request_that_can_not_be_repeated_goes_to_no_other_upstream() {
         edge.client().request(method, "/").body(body).send().assert_status(203);
     }
     // Where nothing was sent, it does go.
-    let refusing = named("refusing");
-    refusing.stop();
+    let Bad { refusing, .. } = Bad::start();
     let edge = edge_of(&refusing, &[&good], OTHER, "");
     edge.client().post("/").body("abc").send().assert_status(200);
     assert_eq!(good.last_request().body, "abc");
