@@ -43,13 +43,17 @@ impl Keeper {
     }
 
     fn tick(&self, now: Instant) {
+        let mut sets = Vec::new();
         self.lock().retain(|_, upstream| {
-            let Some(set) = upstream.upgrade().and_then(|upstream| upstream.newest()) else {
-                return false;
-            };
-            set.tick(now);
-            true
+            let newest = upstream.upgrade().and_then(|upstream| upstream.newest());
+            let lives = newest.is_some();
+            sets.extend(newest);
+            lives
         });
+        // Without the lock: a new generation waits for it.
+        for set in sets {
+            set.tick(now);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Name, Weak<LiveUpstream>>> {
