@@ -49,6 +49,10 @@ pub struct Endpoint {
     ejections: [AtomicU64; EjectionReason::COUNT],
     /// Since when it starts slowly.
     pub(super) ramp: Ramp,
+    /// Members of living sets that may give it requests.
+    seats: AtomicUsize,
+    /// Its probes found it unhealthy, and since then it has had no requests. Kept here, because a changed check is another health.
+    pub(super) was_unhealthy: AtomicBool,
     announced: Announced,
     /// It was offered HTTP/2 and took HTTP/1.1.
     took_http1: AtomicBool,
@@ -80,6 +84,8 @@ impl Endpoint {
             is_ejected: AtomicBool::new(false),
             ejections: Default::default(),
             ramp: Ramp::default(),
+            seats: AtomicUsize::new(0),
+            was_unhealthy: AtomicBool::new(false),
             announced: Announced::new(),
             took_http1: AtomicBool::new(false),
         }
@@ -157,9 +163,9 @@ impl Endpoint {
         }
     }
 
-    /// A set has it. Whether it is the first one.
-    pub(super) fn join(&self, upstream: &Arc<LiveUpstream>) -> bool {
-        self.live_upstream.set(Arc::clone(upstream)).is_ok()
+    /// A set has it.
+    pub(super) fn join(&self, upstream: &Arc<LiveUpstream>) {
+        self.live_upstream.get_or_init(|| Arc::clone(upstream));
     }
 
     /// Whether outlier detection keeps it out.
@@ -251,6 +257,24 @@ impl Endpoint {
     /// How long the pool may keep an unused connection to it.
     pub(super) fn idle_timeout(&self, pool_idle: Duration) -> Duration {
         self.announced.idle_timeout(pool_idle)
+    }
+}
+
+/// That a member of a living set may give an endpoint requests.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<Endpoint>);
+
+impl Seat {
+    /// The seat, and whether it is the endpoint's only one: it joins, or comes back.
+    pub(super) fn take(endpoint: &Arc<Endpoint>) -> (Self, bool) {
+        let is_only = endpoint.seats.fetch_add(1, Ordering::Relaxed) == 0;
+        (Self(Arc::clone(endpoint)), is_only)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.seats.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{
 use crate::types::Name;
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Seat},
     health::{Health, Verdict},
     peer::PeerTemplate,
     task::TaskGuard,
@@ -31,8 +31,10 @@ pub(super) struct Member {
     pub(super) tls: Option<Arc<EndpointTls>>,
     /// `None` without a health check. The guard keeps the probes running.
     pub(super) health: Option<(Arc<Health>, Arc<TaskGuard>)>,
-    /// Its last verdict, other than unknown, was that it is not healthy.
-    pub(super) was_unhealthy: AtomicBool,
+    /// `None` where it has no weight.
+    pub(super) _seat: Option<Seat>,
+    /// No other set gave it requests when this one began to.
+    pub(super) has_joined: AtomicBool,
 }
 
 impl Member {
@@ -45,16 +47,27 @@ impl Member {
         self.health.as_ref().map_or(Verdict::Healthy, |(health, _)| health.verdict())
     }
 
-    /// Whether it has become healthy after it was not, since this was asked for the last time.
+    /// Whether it has joined those that get requests, or come back to them, since this was asked for the last time.
+    pub(super) fn take_joining(&self) -> bool {
+        self.has_joined.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether it has become healthy after it was not, since this or [`Self::take_service`] was asked for the last time.
     pub(super) fn take_recovery(&self) -> bool {
         match self.verdict() {
+            Verdict::Unhealthy if self.is_recovering() => false,
             Verdict::Unhealthy => {
-                self.was_unhealthy.store(true, Ordering::Relaxed);
+                self.endpoint.was_unhealthy.store(true, Ordering::Relaxed);
                 false
             }
-            Verdict::Healthy => self.was_unhealthy.swap(false, Ordering::Relaxed),
+            Verdict::Healthy => self.take_service(),
             Verdict::Unknown => false,
         }
+    }
+
+    /// It gets requests, as it is. Whether it got none before because it was unhealthy.
+    pub(super) fn take_service(&self) -> bool {
+        self.endpoint.was_unhealthy.swap(false, Ordering::Relaxed)
     }
 }
 

@@ -1,13 +1,22 @@
 //! The rules by which endpoints get requests: health, panic, priorities, zones. Pure: rows in, indexes out.
 //!
 //! In this order: the healthy ones, or the best there is; all of them in a panic; of these the first priorities that are
-//! healthy enough; of these the own zone's, where it is healthy enough. A rule that would leave nobody is not applied.
+//! healthy enough; of these the own zone's, where it is healthy enough. Where less than half of the weight there is
+//! left, those that are about to recover stay or come too. A rule that would leave nobody is not applied.
+//!
+//! Beside them a reserve for retries that have tried all of these: whoever else nothing, or only the traffic, speaks against.
+
+use std::collections::BTreeMap;
 
 use super::eligibility_config::{EligibilityConfig, WhenNoneHealthy};
 use crate::types::Percent;
 
 /// A priority is enough alone while at least this share of its weight may get requests.
 const ENOUGH_OF_A_PRIORITY: Percent = Percent::whole(50);
+
+/// While less than this share of the weight is in service, those that are about to recover are used too: where all were down, the first
+/// one that is back must not bear the load of all.
+const ENOUGH_WITHOUT_RECOVERING: Percent = Percent::whole(50);
 
 /// What is known of an endpoint, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,7 +27,7 @@ pub(super) enum Standing {
     Unknown,
     /// Worse than the others by their traffic; its probes do not speak against it.
     Ejected,
-    /// Its probes failed, and the last one did not: where there is nobody else, one good probe is enough.
+    /// Its probes failed, and the last one did not: where there are too few others, one good probe is enough.
     Recovering,
     /// Its probes fail.
     Unhealthy,
@@ -38,6 +47,8 @@ pub(super) struct Row {
 pub(super) struct Selection {
     /// Indexes of rows, in their order.
     pub(super) chosen: Vec<usize>,
+    /// Those for a retry that has tried all of them, in groups: each is better than those after it.
+    pub(super) reserve: Vec<Vec<usize>>,
     /// They are all there are, because too few are healthy.
     pub(super) is_panicking: bool,
     /// They are known to be healthy, and not only the best there is.
@@ -58,18 +69,45 @@ pub(super) fn select(rows: &[Row], rules: &EligibilityConfig) -> Selection {
         Some(best) => row.standing == best,
         None => false,
     };
-    let chosen = if is_panicking {
+    let chosen: Vec<usize> = if is_panicking {
         (0..rows.len()).collect()
     } else {
         let levels = levels_in_use(rows, is_usable);
         let in_levels = |row: &Row| levels.is_none_or(|last| row.priority <= last);
         let only_own_zone = rules.own_zone.is_some()
             && is_own_zone_enough(rows, in_levels, is_usable, rules.zone_threshold);
-        let is_chosen =
-            |row: &Row| is_usable(row) && in_levels(row) && (row.is_own_zone || !only_own_zone);
+        let is_in_scope = |row: &Row| in_levels(row) && (row.is_own_zone || !only_own_zone);
+        let scope = rows.iter().filter(|row| is_in_scope(row));
+        let (serving, all) =
+            weights(scope, |row| row.standing <= Standing::Unknown && is_usable(row));
+        let takes_recovering = !is_share(serving, all, ENOUGH_WITHOUT_RECOVERING);
+        let is_chosen = |row: &Row| {
+            let is_recovering = takes_recovering && row.standing == Standing::Recovering;
+            (is_usable(row) || is_recovering) && is_in_scope(row)
+        };
         (0..rows.len()).filter(|index| rows.get(*index).is_some_and(is_chosen)).collect()
     };
-    Selection { chosen, is_panicking, is_healthy: best == Some(Standing::Healthy), in_service }
+    let reserve = reserve(rows, &chosen);
+    let is_healthy = best == Some(Standing::Healthy);
+    Selection { chosen, reserve, is_panicking, is_healthy, in_service }
+}
+
+/// Those that are not chosen though their probes do not speak against them: the best standing first, then the lowest
+/// priority, then the own zone.
+fn reserve(rows: &[Row], chosen: &[usize]) -> Vec<Vec<usize>> {
+    if chosen.is_empty() {
+        return Vec::new();
+    }
+    let mut groups = BTreeMap::<_, Vec<usize>>::new();
+    // They are in order.
+    let mut chosen = chosen.iter().peekable();
+    for (index, row) in rows.iter().enumerate() {
+        if chosen.next_if(|next| **next == index).is_none() && row.standing <= Standing::Ejected {
+            let rank = (row.standing, row.priority, !row.is_own_zone);
+            groups.entry(rank).or_default().push(index);
+        }
+    }
+    groups.into_values().collect()
 }
 
 /// The last priority in use: the first one that is healthy enough, which takes along those before it; `None` where none is.
@@ -151,8 +189,16 @@ mod tests {
             ("u0 e0 ?0", "2"),
             ("u0 e0 e0", "12"), // all that probes do not speak against: rather an outlier than nobody
             ("u0 r0 r0", "12"), // one good probe is enough where all are down
-            ("u0 r0 e0", "2"),
-            ("r0 h0", "1"),
+            ("u0 r0 e0", "12"), // not all on one outlier
+            ("r0 h0", "1"),     // half is enough
+            ("r0 h0 u0", "01"),
+            ("r0 h0*2 u0", "1"), // by weight
+            ("r0 ?0 u0", "01"),
+            ("r0 r0 r0 h0 r0", "01234"), // one must not bear the load of five
+            ("r0 h0 h0 h0 r0", "123"),
+            ("r0 r0 h1", "012"), // nor a backup
+            ("r0 r0 h1 h1", "23"),
+            ("h0 u0 r1", "0"), // a priority that is not in use
             ("u0 u0", ""),
             ("", ""),
         ] {
@@ -217,8 +263,28 @@ mod tests {
         }
     }
 
+    fn reserve_of(text: &str) -> Vec<Vec<usize>> {
+        select(&rows(text), &rules()).reserve
+    }
+
+    #[test]
+    fn who_is_not_chosen_is_in_reserve_unless_its_probes_speak_against_it() {
+        for (text, groups) in [
+            ("h0 h0", vec![]),
+            ("h0 u0 r0", vec![]),
+            ("h0a h1 h1a h2 h0", vec![vec![4], vec![2], vec![1], vec![3]]),
+            ("h0 e0 h1 e1 h1", vec![vec![2, 4], vec![1], vec![3]]),
+            ("h0 ?0 e0 ?0", vec![vec![1, 3], vec![2]]),
+            ("e0 e0", vec![]),
+            ("u0 r0", vec![]),
+            ("u0 u0", vec![]),
+        ] {
+            assert_eq!(reserve_of(text), groups, "{text}");
+        }
+    }
+
     /// Whatever the states, priorities and zones: while one endpoint is healthy, somebody gets requests, and
-    /// outside of a panic only healthy ones do.
+    /// outside of a panic only the best do, and those that recover where these are less than half.
     #[test]
     fn no_rule_leaves_nobody() {
         let mut random = fastrand::Rng::with_seed(11);
@@ -228,8 +294,9 @@ mod tests {
                     Standing::Healthy,
                     Standing::Unknown,
                     Standing::Ejected,
+                    Standing::Recovering,
                     Standing::Unhealthy,
-                ][random.usize(0..4)],
+                ][random.usize(0..5)],
                 weight: random.u32(1..4),
                 priority: random.u32(0..3),
                 is_own_zone: random.bool(),
@@ -245,7 +312,37 @@ mod tests {
             let is_nobody = best == Standing::Unhealthy && !selection.is_panicking;
             assert_eq!(selection.chosen.is_empty(), is_nobody, "{rows:?} {rules:?}");
             if !selection.is_panicking {
-                assert!(selection.chosen.iter().all(|index| rows[*index].standing == best));
+                let mut serving = 0;
+                let mut has_recovering = false;
+                for row in selection.chosen.iter().map(|index| rows[*index]) {
+                    if row.standing == best {
+                        serving += row.weight * u32::from(best <= Standing::Unknown);
+                    } else {
+                        assert_eq!(row.standing, Standing::Recovering, "{rows:?}");
+                        has_recovering = true;
+                    }
+                }
+                let all: u32 = rows.iter().map(|row| row.weight).sum();
+                assert!(!has_recovering || serving * 2 < all, "{rows:?}");
+                let is_short = serving > 0 && serving * 2 < all && best <= Standing::Unknown;
+                let is_one_level = rows.iter().all(|row| row.priority == rows[0].priority);
+                let is_one_zone = rows.iter().all(|row| !row.is_own_zone);
+                if is_short && is_one_level && is_one_zone {
+                    let recovering = rows.iter().filter(|row| row.standing == Standing::Recovering);
+                    assert_eq!(has_recovering, recovering.count() > 0, "{rows:?}");
+                }
+            }
+            let mut all: Vec<usize> = selection.reserve.concat();
+            all.extend(&selection.chosen);
+            all.sort_unstable();
+            let listed = all.len();
+            all.dedup();
+            assert_eq!(all.len(), listed, "nobody twice: {rows:?}");
+            if !selection.chosen.is_empty() {
+                for (index, row) in rows.iter().enumerate() {
+                    let is_listed = all.contains(&index);
+                    assert!(is_listed || row.standing > Standing::Ejected, "{rows:?}");
+                }
             }
         }
     }

@@ -27,6 +27,7 @@ use super::{
     config::{EndpointConfig, HealthCheckConfig},
     discovery::{AddressSet, DiscoveredEndpoint},
     eligible::Eligible,
+    endpoint::Seat,
     health::{Health, Verdict},
     live::{HealthKey, Live},
     live_tls::LiveTls,
@@ -171,15 +172,7 @@ impl EndpointSet {
     /// An endpoint for the next try, counted as in flight from now on.
     pub(super) fn pick(&self, wish: &Wish) -> Result<Picked, NoEndpoint> {
         let eligible = self.eligible.load();
-        let turns = &self.upstream.turns;
-        let member = if wish.tried.is_empty() {
-            eligible.choose(wish, turns, |_| true)
-        } else {
-            let untried = eligible.choose(wish, turns, |endpoint| !wish.tried.contains(endpoint));
-            // Rather a tried one again than none.
-            untried.or_else(|| eligible.choose(wish, turns, |_| true))
-        };
-        match member {
+        match eligible.pick(wish, &self.upstream.turns) {
             Some((member, sticky)) => Ok(Picked::new(
                 Arc::clone(&member.endpoint),
                 Arc::clone(&member.template),
@@ -187,7 +180,7 @@ impl EndpointSet {
                 sticky,
                 self.upstream.gates.spell(),
             )),
-            None if !eligible.is_known => Err(NoEndpoint::NoneKnown),
+            None if eligible.members.is_empty() => Err(NoEndpoint::NoneKnown),
             None => Err(NoEndpoint::NoneHealthy),
         }
     }
@@ -308,6 +301,8 @@ impl EndpointSet {
         };
         let health = self.health(&address, host.as_deref());
         let endpoint = self.live.endpoint(&config.name, address);
+        let seat = (weight > 0).then(|| Seat::take(&endpoint));
+        let has_joined = seat.as_ref().is_some_and(|(_, is_only)| *is_only);
         Some(Arc::new(Member {
             endpoint,
             weight,
@@ -317,7 +312,8 @@ impl EndpointSet {
             template,
             tls,
             health,
-            was_unhealthy: AtomicBool::new(false),
+            _seat: seat.map(|(seat, _)| seat),
+            has_joined: AtomicBool::new(has_joined),
         }))
     }
 
@@ -368,20 +364,51 @@ impl EndpointSet {
     /// Endpoints that have recovered, or have joined others that serve, start slowly.
     fn start_slowly(&self, members: &[Arc<Member>], now: Instant) {
         let has_served = members.iter().any(|member| member.endpoint.requests() > 0);
+        // By its check: another one may still be asked for an older generation.
+        let is_newest = self.is_newest();
         for member in members {
-            let has_joined = member.endpoint.join(&self.upstream) && has_served;
-            if member.take_recovery() || has_joined {
+            member.endpoint.join(&self.upstream);
+            let has_joined = member.take_joining() && has_served;
+            let has_recovered = is_newest && member.take_recovery();
+            if has_recovered || has_joined {
                 member.endpoint.ramp.start(now);
             }
         }
     }
 
+    /// Those that serve before they are healthy start slowly then. Whether there are any that begin.
+    fn start_recovering(&self, eligible: &Eligible, now: Instant) -> bool {
+        let mut begins = false;
+        for member in eligible.recovering().filter(|_| self.is_newest()) {
+            if member.take_service() {
+                member.endpoint.ramp.start(now);
+                begins = true;
+            }
+        }
+        begins
+    }
+
+    /// Whether no newer set of its upstream lives.
+    fn is_newest(&self) -> bool {
+        self.upstream.newest().is_some_and(|set| std::ptr::eq(Arc::as_ptr(&set), self))
+    }
+
     /// Lists who is eligible anew, for the same members.
-    fn refresh(&self, now: Instant) {
-        let members = self.lock();
+    pub(super) fn refresh(&self, now: Instant) {
+        self.list(&self.lock(), now);
+    }
+
+    /// Lists who of these members is eligible. To be called under their lock.
+    fn list(&self, members: &[Arc<Member>], now: Instant) {
         let key = self.live.sticky_key();
-        let eligible = Eligible::of(&members, &self.blueprint.config, key.as_deref(), now);
-        self.eligible.store(Arc::new(eligible));
+        let list = || Eligible::of(members, &self.blueprint.config, key.as_deref(), now);
+        let mut eligible = list();
+        if self.start_recovering(&eligible, now) {
+            eligible = list();
+        }
+        let eligible = Arc::new(eligible);
+        self.eligible.store(Arc::clone(&eligible));
+        self.tell(&eligible);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
@@ -397,11 +424,7 @@ impl Watch for EndpointSet {
             *members = self.build_members(&members);
             let now = Instant::now();
             self.start_slowly(&members, now);
-            let key = self.live.sticky_key();
-            let config = &self.blueprint.config;
-            let eligible = Arc::new(Eligible::of(&members, config, key.as_deref(), now));
-            self.eligible.store(Arc::clone(&eligible));
-            self.tell(&eligible);
+            self.list(&members, now);
         }
         self.progress.send_replace(());
     }

@@ -1,5 +1,7 @@
 //! Upstreams as a whole, attached to living state: picks, reloads, probes, names.
 
+mod eligibility;
+
 use std::{
     collections::HashMap,
     net::Ipv4Addr,

@@ -58,6 +58,31 @@ fn backups_serve_when_less_than_half_of_the_first_is_left() {
 }
 
 #[test]
+fn a_retry_goes_to_a_backup_where_all_of_the_first_have_failed() {
+    let all = origins::<3>();
+    let edge = Edge::start(
+        &[&all[0], &all[1], &all[2]],
+        r#"
+        [server]
+        zone = "a"
+        [upstreams.api]
+        balance = "round-robin"
+        endpoints = [
+            { address = "{0}", zone = "a" }, { address = "{1}", zone = "b" },
+            { address = "{2}", priority = 1 },
+        ]
+        retries = { tries = 3, budget = { share = "100%", floor = "100/s" } }
+        outlier_detection = false
+        "#,
+    );
+    assert_eq!(shares(&edge, &all), [60, 0, 0]);
+    all[0].stop();
+    assert_eq!(shares(&edge, &all), [0, 60, 0], "another zone");
+    all[1].stop();
+    assert_eq!(shares(&edge, &all), [0, 0, 60], "another priority");
+}
+
+#[test]
 fn the_own_zone_is_preferred_while_enough_of_it_is_healthy() {
     let all = origins::<4>();
     let text = |zone: &str| {

@@ -1,6 +1,6 @@
 //! What is said when it changes who of an upstream gets requests: a panic, too few endpoints.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::EndpointSet;
 use crate::upstream::{eligible::Eligible, status::ServiceStatus};
@@ -23,9 +23,7 @@ impl EndpointSet {
 
     /// Logs what has changed since it was last told. Only the newest set speaks, and not before its names are known.
     pub(super) fn tell(&self, eligible: &Eligible) {
-        let is_newest =
-            self.upstream.newest().is_some_and(|set| std::ptr::eq(Arc::as_ptr(&set), self));
-        if !is_newest || !self.sources.iter().all(|source| source.addresses.is_answered()) {
+        if !self.is_newest() || !self.sources.iter().all(|source| source.addresses.is_answered()) {
             return;
         }
         let service = self.service_of(eligible);

@@ -15,7 +15,7 @@ pub mod pebble;
 mod runtime;
 
 pub use certificate::{Authority, Certificate};
-pub use client::{Client, Failure, FailureKind, LoadReport, Raw, RawHttp2, Response, Tls};
+pub use client::{Client, Failure, FailureKind, Load, LoadReport, Raw, RawHttp2, Response, Tls};
 pub use edge::{Edge, Launch};
 pub use knot::Knot;
 pub use name_server::NameServer;
