@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use super::{
     keep_alive::Announced,
     latency::{Estimate, Latency},
     live_upstream::LiveUpstream,
-    outlier::{Ejection, Observed, Out, OutlierConfig},
+    outlier::{Ejection, Judgement, Observed, Out, OutlierConfig},
     ramp::Ramp,
 };
 
@@ -67,6 +67,8 @@ struct Load {
     streams: AtomicUsize,
     requests: AtomicU64,
     latency: Latency,
+    /// How often it has come back from an ejection.
+    lives: AtomicU32,
 }
 
 impl Endpoint {
@@ -131,10 +133,13 @@ impl Endpoint {
         &self,
         after: Duration,
         network: Option<ClientNetwork>,
+        life: u32,
         now: Instant,
     ) {
         self.load.latency.observe(after, now);
-        if let Some(upstream) = self.live_upstream.get() {
+        if self.is_of_this_life(life)
+            && let Some(upstream) = self.live_upstream.get()
+        {
             self.observed.answered_after(&upstream.outliers, after, network);
         }
     }
@@ -149,18 +154,32 @@ impl Endpoint {
         self.load.latency.read(now)
     }
 
-    /// Takes what became of a try.
-    pub(super) fn judge(&self, outcome: Result<(), Fault>, network: Option<ClientNetwork>) {
+    /// Takes what became of a try that began in this [life](InFlight::life).
+    pub(super) fn judge(
+        &self,
+        outcome: Result<(), Fault>,
+        network: Option<ClientNetwork>,
+        life: u32,
+    ) {
         if let Err(fault) = outcome
             && let Some(count) = self.faults.get(fault as usize)
         {
             count.fetch_add(1, Ordering::Relaxed);
         }
         let Some(upstream) = self.live_upstream.get() else { return };
-        // What ends while it is out was begun before.
-        if !self.is_ejected() && self.observed.judge(&upstream.outliers, outcome, network) {
-            upstream.suspect(self, Instant::now());
+        if !self.is_of_this_life(life) {
+            return;
         }
+        match self.observed.judge(&upstream.outliers, outcome, network) {
+            Judgement::Fine => {}
+            Judgement::Run => upstream.note_run(),
+            Judgement::Fails => upstream.suspect(self, Instant::now()),
+        }
+    }
+
+    /// Whether it is not ejected, nor was it since this life began: what began before says nothing of the endpoint that is back.
+    fn is_of_this_life(&self, life: u32) -> bool {
+        !self.is_ejected() && self.load.lives.load(Ordering::Relaxed) == life
     }
 
     /// A set has it.
@@ -198,9 +217,9 @@ impl Endpoint {
         time
     }
 
-    /// Where its time is over and nobody asks already: the number to answer [`Self::probed`] with.
-    pub(super) fn begin_probe(&self, now: Instant) -> Option<u64> {
-        self.ejection().begin_probe(now)
+    /// Where its time is over, or there is need, and nobody asks already: the number to answer [`Self::probed`] with.
+    pub(super) fn begin_probe(&self, is_in_need: bool, now: Instant) -> Option<u64> {
+        self.ejection().begin_probe(is_in_need, now)
     }
 
     /// A probe has ended. Whether it brought the endpoint back; else the next begins after `pause`.
@@ -225,6 +244,7 @@ impl Endpoint {
     fn is_back(&self, now: Instant) {
         self.observed.forget();
         self.ramp.start(now);
+        self.load.lives.fetch_add(1, Ordering::Relaxed);
         self.is_ejected.store(false, Ordering::Relaxed);
     }
 
@@ -283,13 +303,20 @@ impl Drop for Seat {
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     is_stream: bool,
+    life: u32,
 }
 
 impl InFlight {
     pub(super) fn start(endpoint: Arc<Endpoint>) -> Self {
         endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
         endpoint.load.requests.fetch_add(1, Ordering::Relaxed);
-        Self { endpoint, is_stream: false }
+        let life = endpoint.load.lives.load(Ordering::Relaxed);
+        Self { endpoint, is_stream: false, life }
+    }
+
+    /// Of the endpoint's lives between ejections that in which the try began.
+    pub(super) fn life(&self) -> u32 {
+        self.life
     }
 
     /// The endpoint that is being tried.

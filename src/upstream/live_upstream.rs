@@ -1,13 +1,16 @@
 //! What is alive of an upstream as a whole. By its name; a reload keeps it, and changes its limits.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use super::{
-    endpoint::Endpoint, gates::Gates, outlier::Outliers, retry_budget::RetryBudget,
-    set::EndpointSet, watch::Watch,
+    coalesced::Coalesced, endpoint::Endpoint, gates::Gates, outlier::Outliers,
+    retry_budget::RetryBudget, set::EndpointSet,
 };
 
 use crate::types::Name;
@@ -23,6 +26,12 @@ pub(super) struct LiveUpstream {
     pub(super) window_began: Mutex<Option<Instant>>,
     /// One ejection at a time, so that no two take the last endpoints.
     pub(super) ejecting: Mutex<()>,
+    /// Nobody more may be ejected, as far as was last seen: whoever fails meanwhile need not ask.
+    has_no_room: AtomicBool,
+    /// Some endpoint has had a run of failures since the keeper last looked.
+    has_run: AtomicBool,
+    /// Endpoints are being listed anew.
+    listing: Coalesced,
     /// What was last said of who gets requests.
     pub(super) told: Mutex<Told>,
     /// How many retries its requests have left.
@@ -48,6 +57,9 @@ impl LiveUpstream {
             outliers: Outliers::default(),
             window_began: Mutex::default(),
             ejecting: Mutex::default(),
+            has_no_room: AtomicBool::new(false),
+            has_run: AtomicBool::new(false),
+            listing: Coalesced::default(),
             told: Mutex::default(),
             retry_budget: RetryBudget::new(Instant::now()),
             gates: Gates::new(name),
@@ -67,19 +79,47 @@ impl LiveUpstream {
         self.sets().iter().rev().find_map(Weak::upgrade)
     }
 
-    /// An ejection began or ended: every set lists its endpoints anew.
+    /// An ejection began or ended: every set lists its endpoints anew. Of many that end or begin at once the lists are not made
+    /// for each.
     pub(super) fn changed(&self) {
-        let living: Vec<_> = self.sets().iter().filter_map(Weak::upgrade).collect();
-        for set in living {
-            set.changed();
+        self.listing.run(|| {
+            let living: Vec<_> = self.sets().iter().filter_map(Weak::upgrade).collect();
+            for set in living {
+                set.refresh(Instant::now());
+            }
+        });
+    }
+
+    /// An endpoint fails each try; whether it is alone in that is not clear.
+    pub(super) fn note_run(&self) {
+        if !self.has_run.load(Ordering::Relaxed) {
+            self.has_run.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The traffic shows that an endpoint fails.
+    /// Whether any did since this was asked for the last time.
+    pub(super) fn take_run(&self) -> bool {
+        self.has_run.swap(false, Ordering::Relaxed)
+    }
+
+    /// The traffic shows that an endpoint fails. One load where nobody more may be ejected.
     pub(super) fn suspect(&self, endpoint: &Endpoint, now: Instant) {
-        if let Some(set) = self.newest() {
+        self.note_run();
+        if self.has_room()
+            && let Some(set) = self.newest()
+        {
             set.suspect(endpoint, now);
         }
+    }
+
+    /// Whether one more may be ejected, as far as is known.
+    pub(super) fn has_room(&self) -> bool {
+        !self.has_no_room.load(Ordering::Relaxed)
+    }
+
+    /// Remembers it, until something changes or the keeper looks.
+    pub(super) fn set_room(&self, has_room: bool) {
+        self.has_no_room.store(!has_room, Ordering::Relaxed);
     }
 
     /// How old the window is in which endpoints are compared; it begins with the first call.

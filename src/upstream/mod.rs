@@ -9,6 +9,7 @@ mod answers;
 mod authorities;
 mod balance;
 mod carried;
+mod coalesced;
 mod config;
 mod connect;
 mod discovery;

@@ -103,7 +103,8 @@ impl Picked {
             self.in_flight.became_stream();
             self.ended();
         } else {
-            self.endpoint().answered_after(after, self.network, now);
+            let life = self.in_flight.life();
+            self.endpoint().answered_after(after, self.network, life, now);
             if let Some(upstream) = self.endpoint().live_upstream() {
                 upstream.gates.answered_after(after, now);
             }
@@ -123,7 +124,7 @@ impl Picked {
 
     fn tell(&mut self, outcome: Result<(), Fault>) {
         if !std::mem::replace(&mut self.is_told, true) {
-            self.endpoint().judge(outcome, self.network);
+            self.endpoint().judge(outcome, self.network, self.in_flight.life());
             let probe = self.probe.take();
             if let Some(upstream) = self.endpoint().live_upstream() {
                 upstream.gates.judge(outcome, self.network, probe, self.spell);

@@ -114,7 +114,7 @@ pub(super) struct EndpointSet {
     sources: Vec<Source>,
     tls: Option<SetTls>,
     upstream: Arc<LiveUpstream>,
-    /// Every endpoint. Also the lock under which the set is built anew.
+    /// Every endpoint. Also the lock under which the set is built anew. Of all requests only one that has ejected an endpoint takes it.
     members: Mutex<Vec<Arc<Member>>>,
     eligible: ArcSwap<Eligible>,
     /// Wakes who waits for the first probes.
@@ -408,6 +408,7 @@ impl EndpointSet {
         }
         let eligible = Arc::new(eligible);
         self.eligible.store(Arc::clone(&eligible));
+        self.upstream.set_room(true);
         self.tell(&eligible);
     }
 

@@ -183,9 +183,12 @@ fn never_all_endpoints_are_ejected_and_never_the_only_one() {
     let (a, b) = (Patient::start(), Patient::start());
     let edge = Edge::start(
         &[&a, &b],
-        "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\n\
-         retries = { tries = 1 }\noutlier_detection = { max_ejected = \"100%\", ejection = \"1m\" }\n",
+        &format!(
+            "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{{0}}\", \"{{1}}\"]\n\
+             retries = {{ tries = 1 }}\noutlier_detection = {{ max_ejected = \"100%\", ejection = \"1m\" }}\n{CHECKED}"
+        ),
     );
+    assert_eventually!(edge.metric("tidegate_endpoint_healthy", ()) == 2.0);
     let client = edge.client();
     assert!((0..10).all(|_| is_whole(&client, "/")));
     a.set_ill(true);
@@ -198,6 +201,31 @@ fn never_all_endpoints_are_ejected_and_never_the_only_one() {
     assert!(a.is_ejected(&edge) && !b.is_ejected(&edge));
     b.set_ill(false);
     assert!((0..20).all(|_| is_whole(&client, "/")));
+}
+
+#[test]
+fn an_ejected_endpoint_that_is_well_is_asked_early_where_the_last_one_fails() {
+    let (a, b) = (Patient::start(), Patient::start());
+    let edge = Edge::start(
+        &[&a, &b],
+        "[upstreams.api]\nbalance = \"round-robin\"\nendpoints = [\"{0}\", \"{1}\"]\n\
+         retries = { tries = 1 }\noutlier_detection = { ejection = \"1h\", max_ejection = \"1h\" }\n\
+         slow_start = \"0s\"\n",
+    );
+    let client = edge.client();
+    assert!((0..10).all(|_| is_whole(&client, "/")));
+    a.set_ill(true);
+    (0..10).for_each(|_| drop(client.get("/").try_send()));
+    assert!(a.is_ejected(&edge) && !b.is_ejected(&edge));
+    a.set_ill(false);
+    b.set_ill(true);
+    // They change places: the one that is back has good answers, beside which the other one fails.
+    assert_eventually!({
+        drop(client.get("/").try_send());
+        b.is_ejected(&edge)
+    });
+    assert!(!a.is_ejected(&edge));
+    assert!((0..10).all(|_| is_whole(&client, "/")));
 }
 
 /// Clients are told apart by what a trusted proxy in front says of them.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Observed, OutlierConfig, observed::SLOTS};
+use super::{OutlierConfig, networks::SLOTS};
 use crate::telemetry::metrics::EjectionReason;
 
 /// The difference in units of its standard error from which on it is no chance: one in 30,000 comparisons of equal endpoints.
@@ -23,54 +23,150 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self { requests: self.requests + other.requests, failures: self.failures + other.failures }
     }
 
-    fn rate(self) -> f64 {
+    /// What is left without a part of it. Of counts that are read one after the other a part may be more than the whole.
+    pub(super) fn without(self, part: Self) -> Self {
+        let failures = self.failures.saturating_sub(part.failures);
+        Self { requests: self.requests.saturating_sub(part.requests).max(failures), failures }
+    }
+
+    /// The share of failures; 0 of nothing.
+    pub(super) fn rate(self) -> f64 {
         self.failures as f64 / self.requests.max(1) as f64
     }
 }
 
-/// Why `mine` should be ejected, if it should: its tries in `window` beside those of its siblings.
+/// What was seen of one endpoint in one window.
+#[derive(Debug, Default)]
+pub(in crate::upstream) struct Seen {
+    /// For each slot of networks that came, in order.
+    slots: Vec<(usize, Tally)>,
+    /// One of each that got an answer, in microseconds.
+    medians: Vec<u32>,
+    all: Tally,
+}
+
+impl Seen {
+    /// What the next slot of networks saw; a median of 0 is none.
+    pub(super) fn add(&mut self, slot: usize, tally: Tally, median: u32) {
+        self.slots.push((slot, tally));
+        self.medians.extend(Some(median).filter(|median| *median > 0));
+        self.all = self.all.and(tally);
+    }
+
+    /// Its tries.
+    pub(in crate::upstream) fn requests(&self) -> u64 {
+        self.all.requests
+    }
+
+    #[cfg(test)]
+    pub(super) fn median_micros(&self) -> &[u32] {
+        &self.medians
+    }
+
+    fn slot(&self, slot: usize) -> Tally {
+        let place = self.slots.binary_search_by_key(&slot, |(index, _)| *index);
+        place
+            .ok()
+            .and_then(|place| self.slots.get(place))
+            .map(|(_, tally)| *tally)
+            .unwrap_or_default()
+    }
+}
+
+/// What was seen of all endpoints together, so that the siblings of each are all without it.
+struct Together {
+    slots: [Tally; SLOTS],
+    all: Tally,
+    /// Of those that had requests enough, in order.
+    medians: Vec<u32>,
+}
+
+impl Together {
+    fn of(seen: &[Seen], settings: &OutlierConfig) -> Self {
+        let mut together =
+            Self { slots: [Tally::default(); SLOTS], all: Tally::default(), medians: Vec::new() };
+        for one in seen {
+            for (index, tally) in &one.slots {
+                if let Some(slot) = together.slots.get_mut(*index) {
+                    *slot = slot.and(*tally);
+                }
+            }
+            together.all = together.all.and(one.all);
+            if one.requests() >= settings.min_requests {
+                together.medians.extend(&one.medians);
+            }
+        }
+        together.medians.sort_unstable();
+        together
+    }
+
+    fn slot(&self, slot: usize) -> Tally {
+        self.slots.get(slot).copied().unwrap_or_default()
+    }
+
+    /// The median of the medians without those of one endpoint, which are among them; `None` where fewer than `least` are left.
+    fn median_without(&self, mine: &[u32], least: usize) -> Option<u32> {
+        let left = self.medians.len().checked_sub(mine.len()).filter(|left| *left >= least)?;
+        let mut place = left / 2;
+        let mut seen = (0, 0);
+        for median in mine {
+            // Of equal ones each has a place of its own.
+            seen = (*median, if seen.0 == *median { seen.1 + 1 } else { 0 });
+            let own = self.medians.partition_point(|other| other < median) + seen.1;
+            if own > place {
+                break;
+            }
+            place += 1;
+        }
+        self.medians.get(place).copied()
+    }
+}
+
+/// Which of these endpoints should be ejected, and why.
 pub(in crate::upstream) fn worse(
-    mine: &Observed,
-    siblings: &[&Observed],
+    seen: &[Seen],
     settings: &OutlierConfig,
     networks: u32,
-    window: u16,
-) -> Option<EjectionReason> {
+) -> Vec<(usize, EjectionReason)> {
+    let together = Together::of(seen, settings);
     let has_several = networks > 1;
-    if fails_more(mine, siblings, settings, has_several, window) {
-        return Some(EjectionReason::FailureRate);
-    }
-    let factor = settings.latency_factor?;
-    is_slower(mine, siblings, settings, factor, has_several, window)
-        .then_some(EjectionReason::Latency)
+    let reason = |mine: &Seen| {
+        if mine.requests() < settings.min_requests {
+            return None;
+        }
+        if fails_more(mine, &together, settings, has_several) {
+            return Some(EjectionReason::FailureRate);
+        }
+        let factor = settings.latency_factor?;
+        is_slower(mine, &together, settings, factor, has_several).then_some(EjectionReason::Latency)
+    };
+    seen.iter().enumerate().filter_map(|(index, mine)| Some((index, reason(mine)?))).collect()
 }
 
 fn fails_more(
-    mine: &Observed,
-    siblings: &[&Observed],
+    mine: &Seen,
+    together: &Together,
     settings: &OutlierConfig,
     has_several: bool,
-    window: u16,
 ) -> bool {
-    if mine.requests(window) < settings.min_requests {
-        return false;
+    let siblings = together.all.without(mine.all);
+    if !has_several {
+        return differs(mine.all, siblings, settings);
     }
-    let without: &[Option<usize>] = if has_several {
-        &[most_failing(mine, window), most_successful(siblings, window)]
-    } else {
-        &[None]
+    // The slot that failed most often here, and that which had the most good answers elsewhere.
+    let failed = |slot: &usize| mine.slot(*slot).failures;
+    let good = |slot: &usize| {
+        let elsewhere = together.slot(*slot).without(mine.slot(*slot));
+        elsewhere.requests - elsewhere.failures
     };
-    without.iter().all(|without| {
-        let mine = mine.tally(window, *without);
-        let others = siblings
-            .iter()
-            .map(|sibling| sibling.tally(window, *without))
-            .fold(Tally::default(), Tally::and);
-        differs(mine, others, settings)
+    [(0..SLOTS).max_by_key(failed), (0..SLOTS).max_by_key(good)].into_iter().flatten().all(|slot| {
+        let own = mine.slot(slot);
+        let others = together.slot(slot).without(own);
+        differs(mine.all.without(own), siblings.without(others), settings)
     })
 }
 
@@ -91,52 +187,23 @@ fn differs(mine: Tally, others: Tally, settings: &OutlierConfig) -> bool {
     difference >= SIGNIFICANT * error
 }
 
-/// The slot that failed most often here.
-fn most_failing(mine: &Observed, window: u16) -> Option<usize> {
-    largest(mine.by_slot(window).into_iter().map(|(failed, _)| failed))
-}
-
-/// The slot that had the most good answers elsewhere.
-fn most_successful(siblings: &[&Observed], window: u16) -> Option<usize> {
-    let mut good = [0; SLOTS];
-    for sibling in siblings {
-        for (sum, (_, count)) in good.iter_mut().zip(sibling.by_slot(window)) {
-            *sum += count;
-        }
-    }
-    largest(good.into_iter())
-}
-
-fn largest(counts: impl Iterator<Item = u64>) -> Option<usize> {
-    let (index, count) = counts.enumerate().max_by_key(|(_, count)| *count)?;
-    (count > 0).then_some(index)
-}
-
 /// Medians, one of each network: whatever a single one asks for moves nothing.
 fn is_slower(
-    mine: &Observed,
-    siblings: &[&Observed],
+    mine: &Seen,
+    together: &Together,
     settings: &OutlierConfig,
     factor: f64,
     has_several: bool,
-    window: u16,
 ) -> bool {
-    if mine.requests(window) < settings.min_requests {
-        return false;
-    }
     let least = if has_several { LEAST_MEDIANS } else { 1 };
-    let median = |mut medians: Vec<u32>| {
-        medians.sort_unstable();
-        let micros = *medians.get(medians.len() / 2).filter(|_| medians.len() >= least)?;
-        Some(Duration::from_micros(u64::from(micros)))
-    };
-    let enough = |sibling: &&&Observed| sibling.requests(window) >= settings.min_requests;
-    let others = siblings.iter().filter(enough).flat_map(|it| it.medians(window));
-    let (Some(mine), Some(others)) = (median(mine.medians(window)), median(others.collect()))
-    else {
+    let mut medians = mine.medians.clone();
+    medians.sort_unstable();
+    let own = medians.get(medians.len() / 2).filter(|_| medians.len() >= least);
+    let (Some(own), Some(others)) = (own, together.median_without(&medians, least)) else {
         return false;
     };
-    mine >= others.mul_f64(factor) && mine >= others + settings.latency_floor
+    let [own, others] = [*own, others].map(|micros| Duration::from_micros(micros.into()));
+    own >= others.mul_f64(factor) && own >= others + settings.latency_floor
 }
 
 #[cfg(test)]
@@ -163,5 +230,71 @@ mod tests {
         ] {
             assert_eq!(differs(mine, others, &settings), is_worse, "{mine:?} {others:?}");
         }
+    }
+
+    /// The siblings' median, against one that lists the siblings' medians.
+    #[test]
+    fn the_median_of_the_others_is_that_of_all_without_the_own_ones() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let settings = OutlierConfig { min_requests: 1, ..OutlierConfig::default() };
+        for _ in 0..2_000 {
+            let seen: Vec<Seen> = (0..random.usize(1..6))
+                .map(|_| {
+                    let mut seen = Seen::default();
+                    for slot in 0..random.usize(1..6) {
+                        seen.add(slot, of(1, 0), random.u32(0..8));
+                    }
+                    seen
+                })
+                .collect();
+            let together = Together::of(&seen, &settings);
+            for (index, one) in seen.iter().enumerate() {
+                let mut own = one.medians.clone();
+                own.sort_unstable();
+                let siblings = seen.iter().enumerate().filter(|(other, _)| *other != index);
+                let mut others: Vec<u32> =
+                    siblings.flat_map(|(_, other)| other.medians.clone()).collect();
+                others.sort_unstable();
+                let expected = others.get(others.len() / 2).copied();
+                assert_eq!(together.median_without(&own, 1), expected, "{own:?} {others:?}");
+            }
+        }
+    }
+
+    /// With each network that is left out just enough tries of the siblings remain: none of them may be taken for another's.
+    #[test]
+    fn the_siblings_are_all_without_the_endpoint_itself() {
+        let of_slots = |slots: &[(u64, u64)]| {
+            let mut seen = Seen::default();
+            for (slot, (requests, failures)) in slots.iter().enumerate() {
+                seen.add(slot, of(*requests, *failures), 0);
+            }
+            seen
+        };
+        let ill = of_slots(&[(90, 90), (60, 60)]);
+        let well = of_slots(&[(10, 0), (60, 0), (60, 0)]);
+        let found = worse(&[well, ill], &OutlierConfig::default(), 3);
+        assert_eq!(found, [(1, EjectionReason::FailureRate)]);
+    }
+
+    /// An endpoint among many, compared in a time that grows with their number and not with its square.
+    #[test]
+    fn one_of_thousands_is_found() {
+        let settings = OutlierConfig { latency_factor: Some(3.0), ..OutlierConfig::default() };
+        let endpoint = |index: u32| {
+            let mut seen = Seen::default();
+            for slot in 0..SLOTS {
+                let failures = if index == 1_234 { 50 } else { 1 };
+                seen.add(
+                    slot,
+                    of(100, failures),
+                    if index == 77 { 900_000 } else { 1_000 + index },
+                );
+            }
+            seen
+        };
+        let seen: Vec<Seen> = (0..5_000).map(endpoint).collect();
+        let found = worse(&seen, &settings, 60);
+        assert_eq!(found, [(77, EjectionReason::Latency), (1_234, EjectionReason::FailureRate)]);
     }
 }

@@ -8,6 +8,9 @@ use crate::{telemetry::metrics::EjectionReason, types::Percent};
 /// An endpoint forgets one ejection when it has behaved for so many times as long as that one took.
 const FORGIVEN_AFTER: u32 = 3;
 
+/// In need an endpoint is asked so long after it was ejected: two that fail by turns do not change places with each request.
+const EARLIEST_PROBE: Duration = Duration::from_secs(1);
+
 /// Why an endpoint is out, and for how long at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::upstream) struct Out {
@@ -64,17 +67,27 @@ impl Ejection {
         length
     }
 
-    /// Where its time is over and nobody asks already: the number to answer [`Self::probed`] with.
-    pub(in crate::upstream) fn begin_probe(&mut self, now: Instant) -> Option<u64> {
-        self.out?;
-        if self.next_probe? > now {
+    /// Where its time is over and nobody asks already: the number to answer [`Self::probed`] with. Where nobody else is well
+    /// (`is_in_need`) its time need not be over.
+    pub(in crate::upstream) fn begin_probe(
+        &mut self,
+        is_in_need: bool,
+        now: Instant,
+    ) -> Option<u64> {
+        let out = self.out?;
+        let mut due = self.next_probe?;
+        // Not asked yet.
+        if is_in_need && due == out.until {
+            due = due.min(out.since.checked_add(EARLIEST_PROBE)?);
+        }
+        if due > now {
             return None;
         }
         self.next_probe = None;
         Some(self.number)
     }
 
-    /// A probe that began after the ejection ended has itself ended. Whether the endpoint is back; else the next may begin `pause`
+    /// A probe has ended. Whether the endpoint is back; else the next may begin `pause`
     /// from now.
     pub(in crate::upstream) fn probed(
         &mut self,
@@ -154,20 +167,36 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u32| start + seconds * SECOND;
         let mut ejection = Ejection::default();
-        assert_eq!(ejection.begin_probe(at(0)), None);
+        assert_eq!(ejection.begin_probe(false, at(0)), None);
         ejection.eject(EjectionReason::ConsecutiveFailures, &settings, at(0));
-        assert_eq!(ejection.begin_probe(at(9)), None);
-        let first = ejection.begin_probe(at(10)).unwrap();
-        assert_eq!(ejection.begin_probe(at(11)), None, "one at a time");
+        assert_eq!(ejection.begin_probe(false, at(9)), None);
+        let first = ejection.begin_probe(false, at(10)).unwrap();
+        assert_eq!(ejection.begin_probe(false, at(11)), None, "one at a time");
         assert!(!ejection.probed(first, false, 5 * SECOND, at(12)) && ejection.out().is_some());
-        assert_eq!(ejection.begin_probe(at(16)), None);
-        let second = ejection.begin_probe(at(17)).unwrap();
+        assert_eq!(ejection.begin_probe(false, at(16)), None);
+        let second = ejection.begin_probe(false, at(17)).unwrap();
         // Taken back and ejected again meanwhile.
         ejection.take_back(at(18));
         ejection.eject(EjectionReason::ConsecutiveFailures, &settings, at(19));
         assert!(!ejection.probed(second, true, SECOND, at(19)) && ejection.out().is_some());
-        let third = ejection.begin_probe(at(39)).unwrap();
+        let third = ejection.begin_probe(false, at(39)).unwrap();
         assert!(ejection.probed(third, true, SECOND, at(40)) && ejection.out().is_none());
+    }
+
+    #[test]
+    fn in_need_it_is_asked_early_and_then_now_and_then() {
+        let settings = OutlierConfig::default();
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let mut ejection = Ejection::default();
+        ejection.eject(EjectionReason::ConsecutiveFailures, &settings, at(0));
+        assert_eq!(ejection.begin_probe(true, at(999)), None);
+        assert_eq!(ejection.begin_probe(false, at(1_000)), None);
+        let first = ejection.begin_probe(true, at(1_000)).unwrap();
+        assert!(!ejection.probed(first, false, 5 * SECOND, at(1_100)));
+        assert_eq!(ejection.begin_probe(true, at(6_000)), None);
+        let second = ejection.begin_probe(true, at(6_100)).unwrap();
+        assert!(ejection.probed(second, true, 5 * SECOND, at(6_200)) && ejection.out().is_none());
     }
 
     #[test]

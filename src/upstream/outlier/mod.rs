@@ -7,19 +7,21 @@
 //! A client must not be able to eject endpoints. What a client can cause (all but a refused connection) therefore counts only
 //! against the endpoint's siblings, and never by the word of one client network alone where there are several.
 
+mod chance;
 mod compare;
 mod config;
 mod ejection;
 mod networks;
 mod observed;
 mod outliers;
+mod votes;
 
 #[cfg(test)]
 mod simulation;
 
 pub use config::{OutlierConfig, RawOutlierDetection, RawOutlierTable};
 
-pub(super) use compare::worse;
+pub(super) use compare::{Seen, worse};
 pub(super) use ejection::{Ejection, Out, has_room};
-pub(super) use observed::Observed;
+pub(super) use observed::{Judgement, Observed};
 pub(super) use outliers::Outliers;

@@ -10,6 +10,9 @@ use crate::types::ClientNetwork;
 /// Of the bitmap. Two networks share a bit by a chance of 1 in 2,048: then they count as one.
 const WORDS: usize = 32;
 
+/// Networks that are told apart where what each of them sees is kept.
+pub(super) const SLOTS: usize = 64;
+
 /// No client can choose networks that collide.
 static SEED: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
 
@@ -20,6 +23,11 @@ pub(super) fn hash(network: Option<ClientNetwork>) -> u64 {
     let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
+}
+
+/// Where what a network sees is kept. By other bits than those of the bitmap.
+pub(super) fn slot_of(hash: u64) -> usize {
+    (hash >> 32) as usize % SLOTS
 }
 
 /// The networks of this window and of the one before it.

@@ -11,45 +11,39 @@ use std::{
     time::Duration,
 };
 
-use super::{Outliers, compare::Tally, networks};
+use super::{
+    Outliers,
+    chance::{is_chance, is_usual},
+    compare::{Seen, Tally},
+    networks::{self, SLOTS},
+    votes::Votes,
+};
 use crate::{telemetry::metrics::Fault, types::ClientNetwork};
 
-/// Networks that are told apart at one endpoint.
-pub(super) const SLOTS: usize = 64;
-
-/// A run of failures speaks against the endpoint when it would come by chance, at the siblings' present rate of failures,
-/// with at most this probability.
-const CHANCE: f64 = 0.02;
-
-/// One network's tries in a window: good ones in the upper 24 bits, failed ones in the next 24, the window in the lower 16.
-#[derive(Clone, Copy)]
-struct Votes(u64);
-
-impl Votes {
-    const GOOD: u64 = 1 << 40;
-    const FAILED: u64 = 1 << 16;
-
-    fn window(self) -> u16 {
-        self.0 as u16
-    }
-
-    fn good(self) -> u64 {
-        self.0 >> 40
-    }
-
-    fn failed(self) -> u64 {
-        (self.0 >> 16) & 0xff_ffff
-    }
-}
+/// Of one network's failures in a run so many are counted.
+const MOST_IN_RUN: u32 = 0xff;
 
 /// What a client network saw of the endpoint.
 #[derive(Debug, Default)]
 struct Slot {
-    votes: AtomicU64,
+    votes: Votes,
     /// Failures in the present run, in the lower 8 bits, and the run's number.
     run: AtomicU32,
+    /// Failures of the network at all endpoints when the run began.
+    failures_before: AtomicU32,
     /// A running median of the times to an answer, in microseconds.
     median: AtomicU32,
+}
+
+/// What a try shows of its endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstream) enum Judgement {
+    /// It is not known to fail.
+    Fine,
+    /// It has failed too many tries in a row, but the others may be no better.
+    Run,
+    /// It [fails](Observed::is_failing).
+    Fails,
 }
 
 /// What was seen of one endpoint.
@@ -62,40 +56,50 @@ pub(in crate::upstream) struct Observed {
     /// Those of them that no client can cause.
     run_refused: AtomicU32,
     run_number: AtomicU32,
-    /// Good and failed tries of the whole upstream when the run began.
+    /// Good tries and refused connections of the whole upstream when the run began.
     successes_before: AtomicU64,
-    failures_before: AtomicU64,
+    refused_before: AtomicU64,
 }
 
 impl Observed {
-    /// Takes what became of a try, and says whether the endpoint now [fails](Self::is_failing).
+    /// Takes what became of a try, and says what it shows.
     pub(in crate::upstream) fn judge(
         &self,
         upstream: &Outliers,
         outcome: Result<(), Fault>,
         network: Option<ClientNetwork>,
-    ) -> bool {
-        let Some(limit) = upstream.consecutive() else { return false };
+    ) -> Judgement {
+        let Some(limit) = upstream.consecutive() else { return Judgement::Fine };
         let hash = networks::hash(network);
-        upstream.see(hash);
-        let Some(slot) = self.slot(hash) else { return false };
-        let vote = if outcome.is_ok() { Votes::GOOD } else { Votes::FAILED };
-        count(&slot.votes, vote, upstream.window());
+        upstream.count(hash, outcome.is_ok());
+        let Some(slot) = self.slot(hash) else { return Judgement::Fine };
+        slot.votes.count(outcome.is_ok(), upstream.window());
         match outcome {
             Ok(()) => {
                 upstream.succeeded();
-                if self.run_length.load(Ordering::Relaxed) > 0 {
+                if self.run_length() > 0 {
                     self.end_run();
                 }
-                false
+                Judgement::Fine
             }
             // It answers: whether it does so worse than its siblings is seen over the window.
-            Err(Fault::ServerError) => false,
+            Err(Fault::ServerError) => Judgement::Fine,
             Err(fault) => {
-                self.add_to_run(slot, upstream, fault);
-                self.is_failing(upstream, limit)
+                self.add_to_run(hash, upstream, fault);
+                if self.is_failing(upstream, limit) {
+                    Judgement::Fails
+                } else if self.run_length() >= limit {
+                    Judgement::Run
+                } else {
+                    Judgement::Fine
+                }
             }
         }
+    }
+
+    /// Failures since the last good try.
+    pub(in crate::upstream) fn run_length(&self) -> u32 {
+        self.run_length.load(Ordering::Relaxed)
     }
 
     /// Takes the time to the head of an answer.
@@ -112,7 +116,10 @@ impl Observed {
         let sample = u32::try_from(after.as_micros()).unwrap_or(u32::MAX).max(1);
         // A step towards each sample, whatever its distance, ends where as many are above as below (Ma, Muthukrishnan,
         // Sandler, "Frugal Streaming for Estimating Quantiles", 2013); steps of a sixteenth follow any scale.
-        let median = slot.median.load(Ordering::Relaxed);
+        // It goes on from window to window while its network comes, since few requests of each move it; what an endpoint
+        // took longer ago says nothing of now.
+        let is_recent = slot.votes.lately(upstream.window()).requests > 0;
+        let median = if is_recent { slot.median.load(Ordering::Relaxed) } else { 0 };
         let step = (median / 16).max(1);
         let next = match median {
             0 => sample,
@@ -124,96 +131,92 @@ impl Observed {
 
     /// Whether the endpoint fails each try, while its siblings do not.
     ///
-    /// `limit` refused connections are enough. Of what a client can cause, one of `n` networks counts at most `limit / n`,
-    /// rounded up, and the siblings' tries since the run began must make it unlikely that the run is chance: where
-    /// nobody else had a good answer meanwhile, nothing speaks against this endpoint.
+    /// Of what a client can cause, one of `n` networks counts at most `limit / n`, rounded up, and the siblings' tries must make it
+    /// unlikely that the run is chance: where nobody else had a good answer since it began, nothing speaks against this endpoint.
+    /// `limit` refused connections are enough where nobody else was asked meanwhile.
     pub(in crate::upstream) fn is_failing(&self, upstream: &Outliers, limit: u32) -> bool {
-        let length = self.run_length.load(Ordering::Relaxed);
-        let refused = self.run_refused.load(Ordering::Relaxed);
-        if length < limit {
+        if self.run_length() < limit {
             return false;
         }
-        if refused >= limit {
-            return true;
-        }
+        let refused = self.run_refused.load(Ordering::Relaxed);
         let networks = upstream.networks();
         let most = limit.div_ceil(networks);
-        let number = self.run_number.load(Ordering::Relaxed) << 8;
-        let counted: u32 = self
-            .slots()
-            .map(|slot| slot.run.load(Ordering::Relaxed))
-            .filter(|run| run & !0xff == number)
-            .map(|run| (run & 0xff).min(most))
-            .sum();
-        let counted = counted + refused;
+        let (counted, all, largest) = self.slots().map(|slot| self.in_run(slot)).fold(
+            (refused, refused, 0),
+            |(counted, all, largest): (u32, u32, u32), run| {
+                (counted.saturating_add(run.min(most)), all.saturating_add(run), run.max(largest))
+            },
+        );
         if counted < limit {
             return false;
         }
-        let (successes, failures) = upstream.totals();
-        let good = successes.saturating_sub(self.successes_before.load(Ordering::Relaxed));
-        if good == 0 {
-            return false;
+        let has_several = networks > 1;
+        // A longer run is less likely chance, but not by what one network adds to it.
+        let run = if has_several { all - largest + largest.min(most) } else { all };
+        let since = self.siblings_since(upstream, has_several);
+        let lately = self.siblings_lately(upstream, has_several);
+        if refused >= limit && since.requests == 0 {
+            return !is_usual(run, lately);
         }
-        // Of several networks one may do nothing but fail everywhere: its failures are no measure of the siblings.
-        let failed = if networks > 1 {
-            0
-        } else {
-            let all = failures.saturating_sub(self.failures_before.load(Ordering::Relaxed));
-            all.saturating_sub(u64::from(length))
-        };
-        // Laplace's rule of succession: a little good news is not yet certainty.
-        let rate = (failed + 1) as f64 / (good + failed + 2) as f64;
-        rate.powi(i32::try_from(counted).unwrap_or(i32::MAX)) <= CHANCE
+        !is_chance(run, since, lately)
+    }
+
+    /// The siblings' tries since the run began. Of several networks one may do nothing but fail everywhere: the failures of that
+    /// which has most of them are no measure.
+    fn siblings_since(&self, upstream: &Outliers, has_several: bool) -> Tally {
+        let failed = upstream.slots().iter().zip(self.slots()).map(|(all, mine)| {
+            match self.in_run(mine) {
+                // Not counted any further: no telling which of them are the siblings'.
+                MOST_IN_RUN => 0,
+                own => {
+                    let before = mine.failures_before.load(Ordering::Relaxed);
+                    let all = all.failures.load(Ordering::Relaxed).wrapping_sub(before);
+                    u64::from(all.saturating_sub(own))
+                }
+            }
+        });
+        let (all, most) = failed.fold((0, 0), |(all, most), one| (all + one, one.max(most)));
+        let (successes, refused) = upstream.totals();
+        let refused = refused
+            .saturating_sub(self.refused_before.load(Ordering::Relaxed))
+            .saturating_sub(self.run_refused.load(Ordering::Relaxed).into());
+        let good = successes.saturating_sub(self.successes_before.load(Ordering::Relaxed));
+        let failures = refused + if has_several { all - most } else { all };
+        Tally { requests: good + failures, failures }
+    }
+
+    /// The siblings' tries in this window and the one before it, without those of the network that fails most there.
+    fn siblings_lately(&self, upstream: &Outliers, has_several: bool) -> Tally {
+        let window = upstream.window();
+        let each = upstream
+            .slots()
+            .iter()
+            .zip(self.slots())
+            .map(|(all, mine)| all.votes.lately(window).without(mine.votes.lately(window)));
+        let (all, worst) = each.fold((Tally::default(), Tally::default()), |(all, worst), one| {
+            (all.and(one), if one.failures > worst.failures { one } else { worst })
+        });
+        if has_several { all.without(worst) } else { all }
     }
 
     /// What happened before counts no more.
     pub(in crate::upstream) fn forget(&self) {
         self.end_run();
         for slot in self.slots() {
-            slot.votes.store(0, Ordering::Relaxed);
+            slot.votes.forget();
             slot.median.store(0, Ordering::Relaxed);
         }
     }
 
-    /// The tries of a window, without those of one slot.
-    pub(super) fn tally(&self, window: u16, without: Option<usize>) -> Tally {
-        let counted = self.votes(window).filter(|(index, _)| Some(*index) != without);
-        counted.fold(Tally::default(), |tally, (_, votes)| Tally {
-            requests: tally.requests + votes.good() + votes.failed(),
-            failures: tally.failures + votes.failed(),
-        })
-    }
-
-    /// Tries in a window.
-    pub(in crate::upstream) fn requests(&self, window: u16) -> u64 {
-        self.tally(window, None).requests
-    }
-
-    /// For each slot its failed and its good tries.
-    pub(super) fn by_slot(&self, window: u16) -> [(u64, u64); SLOTS] {
-        let mut all = [(0, 0); SLOTS];
-        for (index, votes) in self.votes(window) {
-            if let Some(slot) = all.get_mut(index) {
-                *slot = (votes.failed(), votes.good());
+    /// What was seen in a window, as a copy.
+    pub(in crate::upstream) fn seen(&self, window: u16) -> Seen {
+        let mut seen = Seen::default();
+        for (index, slot) in self.slots().enumerate() {
+            if let Some(tally) = slot.votes.of(window) {
+                seen.add(index, tally, slot.median.load(Ordering::Relaxed));
             }
         }
-        all
-    }
-
-    /// The medians of the networks that were here in this window, in microseconds.
-    pub(super) fn medians(&self, window: u16) -> Vec<u32> {
-        let medians = self.votes(window).filter_map(|(index, _)| {
-            let slot = self.slots.get()?.get(index)?;
-            Some(slot.median.load(Ordering::Relaxed)).filter(|median| *median > 0)
-        });
-        medians.collect()
-    }
-
-    fn votes(&self, window: u16) -> impl Iterator<Item = (usize, Votes)> {
-        self.slots()
-            .map(|slot| Votes(slot.votes.load(Ordering::Relaxed)))
-            .enumerate()
-            .filter(move |(_, votes)| votes.window() == window)
+        seen
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
@@ -222,28 +225,36 @@ impl Observed {
 
     fn slot(&self, hash: u64) -> Option<&Slot> {
         let slots = self.slots.get_or_init(|| Box::new(std::array::from_fn(|_| Slot::default())));
-        // Other bits than those of the bitmap of networks.
-        slots.get((hash >> 32) as usize % SLOTS)
+        slots.get(networks::slot_of(hash))
     }
 
-    fn add_to_run(&self, slot: &Slot, upstream: &Outliers, fault: Fault) {
-        let (successes, failures) = upstream.totals();
-        upstream.failed();
+    /// Failures of a slot in the present run.
+    fn in_run(&self, slot: &Slot) -> u32 {
+        let number = self.run_number.load(Ordering::Relaxed) << 8;
+        let run = slot.run.load(Ordering::Relaxed);
+        if run & !0xff == number { run & 0xff } else { 0 }
+    }
+
+    fn add_to_run(&self, hash: u64, upstream: &Outliers, fault: Fault) {
         if self.run_length.fetch_add(1, Ordering::Relaxed) == 0 {
+            let (successes, refused) = upstream.totals();
             self.successes_before.store(successes, Ordering::Relaxed);
-            self.failures_before.store(failures, Ordering::Relaxed);
+            self.refused_before.store(refused, Ordering::Relaxed);
+            for (mine, all) in self.slots().zip(upstream.slots()) {
+                mine.failures_before.store(all.failures.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
         if fault == Fault::Connect {
+            upstream.was_refused();
             self.run_refused.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        if let Some(all) = upstream.slots().get(networks::slot_of(hash)) {
+            all.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        let Some(slot) = self.slot(hash) else { return };
         let number = self.run_number.load(Ordering::Relaxed) << 8;
-        let before = slot.run.load(Ordering::Relaxed);
-        let next = if before & !0xff == number {
-            number | (before & 0xff).saturating_add(1).min(0xff)
-        } else {
-            number | 1
-        };
+        let next = number | (self.in_run(slot) + 1).min(MOST_IN_RUN);
         slot.run.store(next, Ordering::Relaxed);
     }
 
@@ -251,19 +262,5 @@ impl Observed {
         self.run_number.fetch_add(1, Ordering::Relaxed);
         self.run_length.store(0, Ordering::Relaxed);
         self.run_refused.store(0, Ordering::Relaxed);
-    }
-}
-
-/// Adds a vote; one of another window is the first of this one.
-fn count(votes: &AtomicU64, vote: u64, window: u16) {
-    let before = votes.load(Ordering::Relaxed);
-    if Votes(before).window() == window && before != 0 {
-        votes.fetch_add(vote, Ordering::Relaxed);
-    } else {
-        let first = vote | u64::from(window);
-        // Of two that race the other one may have begun the window.
-        if votes.compare_exchange(before, first, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            votes.fetch_add(vote, Ordering::Relaxed);
-        }
     }
 }

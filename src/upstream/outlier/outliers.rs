@@ -5,7 +5,32 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use super::{OutlierConfig, networks::Networks};
+use super::{
+    OutlierConfig,
+    networks::{Networks, SLOTS, slot_of},
+    votes::Votes,
+};
+
+/// How the tries of one network, and of those that share its slot, end at all endpoints together.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) votes: Votes,
+    /// Failed tries that a client can cause, without statuses, since the process started. It wraps.
+    pub(super) failures: AtomicU32,
+}
+
+/// Who the clients are.
+#[derive(Debug)]
+struct Clients {
+    networks: Networks,
+    slots: [Slot; SLOTS],
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self { networks: Networks::default(), slots: std::array::from_fn(|_| Slot::default()) }
+    }
+}
 
 /// Shared by all endpoints of an upstream; a reload keeps it.
 #[derive(Debug, Default)]
@@ -19,10 +44,10 @@ pub(in crate::upstream) struct Outliers {
     has_traffic: AtomicBool,
     /// Good tries since the process started, of all endpoints.
     successes: AtomicU64,
-    /// Failed ones, without statuses.
-    failures: AtomicU64,
+    /// Connections that were refused.
+    refused: AtomicU64,
     /// Made for the first request: most upstreams of a large edge are idle.
-    networks: OnceLock<Box<Networks>>,
+    clients: OnceLock<Box<Clients>>,
 }
 
 impl Outliers {
@@ -51,8 +76,8 @@ impl Outliers {
     /// What is counted from now on belongs to a new window.
     pub(in crate::upstream) fn turn(&self) {
         self.window.fetch_add(1, Ordering::Relaxed);
-        if let Some(networks) = self.networks.get() {
-            networks.turn();
+        if let Some(clients) = self.clients.get() {
+            clients.networks.turn();
         }
     }
 
@@ -61,8 +86,13 @@ impl Outliers {
         self.has_traffic.load(Ordering::Relaxed) && self.has_traffic.swap(false, Ordering::Relaxed)
     }
 
-    pub(super) fn see(&self, network: u64) {
-        self.networks.get_or_init(Box::default).see(network);
+    /// A try of a network, by its hash, has ended.
+    pub(super) fn count(&self, network: u64, is_good: bool) {
+        let clients = self.clients.get_or_init(Box::default);
+        clients.networks.see(network);
+        if let Some(slot) = clients.slots.get(slot_of(network)) {
+            slot.votes.count(is_good, self.window());
+        }
         if !self.has_traffic.load(Ordering::Relaxed) {
             self.has_traffic.store(true, Ordering::Relaxed);
         }
@@ -70,19 +100,25 @@ impl Outliers {
 
     /// How many client networks were seen in this window and the one before it; at least 1.
     pub(in crate::upstream) fn networks(&self) -> u32 {
-        self.networks.get().map_or(1, |networks| networks.count().max(1))
+        self.clients.get().map_or(1, |clients| clients.networks.count().max(1))
     }
 
     pub(super) fn succeeded(&self) {
         self.successes.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn failed(&self) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
+    /// A connection failed, which no client can cause.
+    pub(super) fn was_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Good and failed tries so far.
+    /// Good tries so far, and refused connections.
     pub(super) fn totals(&self) -> (u64, u64) {
-        (self.successes.load(Ordering::Relaxed), self.failures.load(Ordering::Relaxed))
+        (self.successes.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+
+    /// By slot of a network, as an endpoint's own are; none before the first try.
+    pub(super) fn slots(&self) -> &[Slot] {
+        self.clients.get().map_or(&[], |clients| &clients.slots)
     }
 }

@@ -1,7 +1,7 @@
 //! Ejections: who is taken out by what its traffic shows, and who comes back.
 //!
 //! At once where a request sees the last of too many failures in a row; by comparison once an interval; back by a probe that
-//! began after the time was over. Only the newest set of an upstream does this (`live_upstream.rs`); the ejections themselves
+//! began after the time was over, or earlier where each of those that are left fails as well. Only the newest set of an upstream does this (`live_upstream.rs`); the ejections themselves
 //! outlive it (`endpoint.rs`).
 
 use std::{
@@ -18,7 +18,7 @@ use crate::{
         endpoint::Endpoint,
         health::Verdict,
         member::Member,
-        outlier::{Observed, OutlierConfig, has_room, worse},
+        outlier::{OutlierConfig, Seen, has_room, worse},
         probe::ProbeError,
     },
 };
@@ -29,10 +29,10 @@ const MOST_INTERVALS: u32 = 6;
 impl EndpointSet {
     /// Its traffic shows that this endpoint fails: it is ejected, where there is room.
     pub(in crate::upstream) fn suspect(&self, endpoint: &Endpoint, now: Instant) {
-        let members = self.lock().clone();
+        let eligible = self.eligible.load_full();
         let is_it = |member: &&Arc<Member>| std::ptr::eq(Arc::as_ptr(&member.endpoint), endpoint);
-        let Some(member) = members.iter().find(is_it) else { return };
-        if self.eject(&members, member, EjectionReason::ConsecutiveFailures, now) {
+        let Some(member) = eligible.members.iter().find(is_it) else { return };
+        if self.eject(&eligible.members, member, EjectionReason::ConsecutiveFailures, now) {
             self.upstream.changed();
         }
     }
@@ -43,11 +43,13 @@ impl EndpointSet {
             let eligible = self.eligible.load();
             (eligible.has_ejected, eligible.next_step)
         };
+        self.upstream.set_room(true);
         if next_step.is_some_and(|at| at <= now) {
             self.refresh(now);
         }
+        let has_run = self.upstream.take_run();
         if has_ejected {
-            self.end_ejections(now);
+            self.end_ejections(has_run, now);
         }
         let settings = self.blueprint.config.outlier_detection.as_ref();
         // A newer set that never came into force may have left its own.
@@ -81,6 +83,7 @@ impl EndpointSet {
             .filter(|one| is_in_service(one) && !std::ptr::eq(Arc::as_ptr(one), member))
             .count();
         if !has_room(total, ejected, others, settings.max_ejected) {
+            self.upstream.set_room(false);
             return false;
         }
         let time = member.endpoint.eject(reason, settings, now);
@@ -109,52 +112,45 @@ impl EndpointSet {
         }
         let outliers = &self.upstream.outliers;
         let window = outliers.window();
-        let members = self.lock().clone();
+        let eligible = self.eligible.load_full();
         let in_service: Vec<&Arc<Member>> =
-            members.iter().filter(|member| is_in_service(member)).collect();
-        let is_enough = in_service
-            .iter()
-            .any(|member| member.endpoint.observed.requests(window) >= settings.min_requests);
+            eligible.members.iter().filter(|member| is_in_service(member)).collect();
+        let seen: Vec<Seen> =
+            in_service.iter().map(|member| member.endpoint.observed.seen(window)).collect();
+        let is_enough = seen.iter().any(|seen| seen.requests() >= settings.min_requests);
         if !is_enough && age < longest {
             return;
         }
-        let networks = outliers.networks();
-        let found: Vec<_> = in_service
-            .iter()
-            .filter_map(|member| {
-                let siblings: Vec<&Observed> = in_service
-                    .iter()
-                    .filter(|other| !Arc::ptr_eq(other, member))
-                    .map(|other| &other.endpoint.observed)
-                    .collect();
-                let observed = &member.endpoint.observed;
-                Some((*member, worse(observed, &siblings, settings, networks, window)?))
-            })
-            .collect();
+        let found = worse(&seen, settings, outliers.networks());
         self.upstream.turn(now);
         let mut is_changed = false;
-        for (member, reason) in found {
-            is_changed |= self.eject(&members, member, reason, now);
+        for (index, reason) in found {
+            if let Some(member) = in_service.get(index) {
+                is_changed |= self.eject(&eligible.members, member, reason, now);
+            }
         }
         if is_changed {
             self.upstream.changed();
         }
     }
 
-    /// Asks those whose time is over whether they are well; without outlier detection they come back at once.
-    fn end_ejections(self: &Arc<Self>, now: Instant) {
-        let members = self.lock().clone();
-        let ejected = members.iter().filter(|member| member.endpoint.is_ejected());
+    /// Asks those whose time is over whether they are well, and all where nobody else is; without outlier detection they come
+    /// back at once.
+    fn end_ejections(self: &Arc<Self>, has_run: bool, now: Instant) {
+        let eligible = self.eligible.load_full();
+        let ejected = || eligible.members.iter().filter(|member| member.endpoint.is_ejected());
         match &self.blueprint.config.outlier_detection {
             Some(settings) => {
-                for member in ejected {
-                    if let Some(number) = member.endpoint.begin_probe(now) {
+                let limit = settings.consecutive_failures;
+                let is_in_need = is_nobody_well(&eligible.members, has_run, limit);
+                for member in ejected() {
+                    if let Some(number) = member.endpoint.begin_probe(is_in_need, now) {
                         self.probe_ejected(member, number, settings.ejection);
                     }
                 }
             }
             None => {
-                for member in ejected {
+                for member in ejected() {
                     if member.endpoint.take_back(now) {
                         self.tell_back(member);
                     }
@@ -202,4 +198,11 @@ impl EndpointSet {
 /// Whether it may get requests.
 fn is_in_service(member: &Member) -> bool {
     member.weight > 0 && member.verdict() != Verdict::Unhealthy && !member.endpoint.is_ejected()
+}
+
+/// Whether each of those that may get requests fails them, or none may get any.
+fn is_nobody_well(members: &[Arc<Member>], has_run: bool, limit: u32) -> bool {
+    let mut in_service = members.iter().filter(|member| is_in_service(member)).peekable();
+    in_service.peek().is_none()
+        || has_run && in_service.all(|member| member.endpoint.observed.run_length() >= limit)
 }

@@ -57,6 +57,42 @@ async fn a_retry_goes_to_a_backup_and_to_an_ejected_one_before_it_goes_anywhere_
 }
 
 #[tokio::test]
+async fn what_began_before_an_ejection_does_not_count_after_it() {
+    let live = Live::new(Handle::current(), Metrics::new());
+    let upstream = attach(&live, THREE);
+    let held: Vec<Picked> = (0..3).map(|_| pick_at(&upstream, "10.0.0.2:80")).collect();
+    let endpoint = Arc::clone(held[0].endpoint());
+    fail(&upstream, "10.0.0.2:80", 3);
+    assert!(endpoint.is_ejected());
+    endpoint.take_back(Instant::now());
+    for mut picked in held {
+        picked.failed(Fault::Connect);
+    }
+    assert!(!endpoint.is_ejected(), "these three began in its life before");
+    assert_eq!(endpoint.observed.run_length(), 0);
+}
+
+#[tokio::test]
+async fn where_no_more_may_be_ejected_that_is_remembered_for_a_while() {
+    let live = Live::new(Handle::current(), Metrics::new());
+    let upstream = attach(&live, THREE);
+    succeed(&upstream, "10.0.0.1:80", 50);
+    fail(&upstream, "10.0.0.2:80", 3);
+    assert!(upstream.live.has_room());
+    let is_remembered = || {
+        succeed(&upstream, "10.0.0.1:80", 50);
+        fail(&upstream, "10.0.0.3:80", 10);
+        !upstream.live.has_room()
+    };
+    eventually("one of three is out, and no more", is_remembered).await;
+    eventually("the keeper looks again", || upstream.live.has_room()).await;
+    eventually("remembered again", is_remembered).await;
+    upstream.live.changed();
+    assert!(upstream.live.has_room(), "another list may have room");
+    assert_eq!(upstream.status().service.in_service, 2);
+}
+
+#[tokio::test]
 async fn who_leaves_and_comes_back_starts_slowly() {
     let server = NameServer::start(&[[127, 0, 0, 1], [127, 0, 0, 2]]).await;
     let live = server.live();
