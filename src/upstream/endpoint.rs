@@ -298,20 +298,33 @@ impl Drop for Seat {
     }
 }
 
+/// What leads to an endpoint: itself, or something that holds it.
+pub trait Holds {
+    /// The endpoint.
+    fn endpoint(&self) -> &Arc<Endpoint>;
+}
+
+impl Holds for Arc<Endpoint> {
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        self
+    }
+}
+
 /// One try at an endpoint: counted while it lives.
 #[derive(Debug)]
-pub struct InFlight {
-    endpoint: Arc<Endpoint>,
+pub struct InFlight<H: Holds = Arc<Endpoint>> {
+    holder: H,
     is_stream: bool,
     life: u32,
 }
 
-impl InFlight {
-    pub(super) fn start(endpoint: Arc<Endpoint>) -> Self {
-        endpoint.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        endpoint.load.requests.fetch_add(1, Ordering::Relaxed);
-        let life = endpoint.load.lives.load(Ordering::Relaxed);
-        Self { endpoint, is_stream: false, life }
+impl<H: Holds> InFlight<H> {
+    pub(super) fn start(holder: H) -> Self {
+        let load = &holder.endpoint().load;
+        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        load.requests.fetch_add(1, Ordering::Relaxed);
+        let life = load.lives.load(Ordering::Relaxed);
+        Self { holder, is_stream: false, life }
     }
 
     /// Of the endpoint's lives between ejections that in which the try began.
@@ -319,25 +332,39 @@ impl InFlight {
         self.life
     }
 
+    /// What holds the endpoint.
+    pub(super) fn holder(&self) -> &H {
+        &self.holder
+    }
+
     /// The endpoint that is being tried.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
+        self.holder.endpoint()
     }
 
     /// From now on it counts as a connection, not as a request that takes long.
     pub(super) fn became_stream(&mut self) {
         if !std::mem::replace(&mut self.is_stream, true) {
-            self.endpoint.load.streams.fetch_add(1, Ordering::Relaxed);
+            self.endpoint().load.streams.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// The same try as a stream that holds nothing but the endpoint.
+    pub(super) fn into_stream(self) -> InFlight {
+        let load = &self.endpoint().load;
+        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        load.streams.fetch_add(1, Ordering::Relaxed);
+        InFlight { holder: Arc::clone(self.endpoint()), is_stream: true, life: self.life }
     }
 }
 
-impl Drop for InFlight {
+impl<H: Holds> Drop for InFlight<H> {
     fn drop(&mut self) {
+        let load = &self.endpoint().load;
         if self.is_stream {
-            self.endpoint.load.streams.fetch_sub(1, Ordering::Relaxed);
+            load.streams.fetch_sub(1, Ordering::Relaxed);
         }
-        self.endpoint.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -401,6 +428,17 @@ mod tests {
         }));
         assert!(result.is_err());
         assert_eq!((endpoint.in_flight(), endpoint.requests()), (0, 2));
+    }
+
+    #[test]
+    fn a_stream_is_counted_once() {
+        let endpoint = endpoint("10.0.0.1:80");
+        let mut first = InFlight::start(Arc::clone(&endpoint));
+        first.became_stream();
+        let stream = first.into_stream();
+        assert_eq!((endpoint.in_flight(), endpoint.streams(), endpoint.requests()), (1, 1, 1));
+        drop(stream);
+        assert_eq!((endpoint.in_flight(), endpoint.streams()), (0, 0));
     }
 
     #[test]

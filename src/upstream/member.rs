@@ -10,7 +10,7 @@ use crate::types::Name;
 use super::{
     endpoint::{Endpoint, Seat},
     health::{Health, Verdict},
-    peer::PeerTemplate,
+    picked::Reach,
     task::TaskGuard,
     tls::EndpointTls,
 };
@@ -26,8 +26,9 @@ pub(super) struct Member {
     pub(super) zone: Option<Name>,
     /// The name its address was resolved from.
     pub(super) host: Option<Arc<str>>,
-    pub(super) template: Arc<PeerTemplate>,
-    /// What the template was made with.
+    /// The same endpoint, with how to connect to it.
+    pub(super) reach: Arc<Reach>,
+    /// What that was made with.
     pub(super) tls: Option<Arc<EndpointTls>>,
     /// `None` without a health check. The guard keeps the probes running.
     pub(super) health: Option<(Arc<Health>, Arc<TaskGuard>)>,

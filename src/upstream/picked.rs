@@ -13,7 +13,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 
 use super::{
     config::Timeouts,
-    endpoint::{Endpoint, InFlight},
+    endpoint::{Endpoint, Holds, InFlight},
     peer::PeerTemplate,
     sticky::StickyValue,
 };
@@ -23,11 +23,23 @@ use crate::{
     types::ClientNetwork,
 };
 
+/// An endpoint, and what is needed to connect to it: one pointer for both.
+#[derive(Debug)]
+pub(super) struct Reach {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) template: PeerTemplate,
+}
+
+impl Holds for Arc<Reach> {
+    fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+}
+
 /// An endpoint picked for one try. It counts as in flight until this is dropped.
 #[derive(Debug)]
 pub struct Picked {
-    in_flight: InFlight,
-    template: Arc<PeerTemplate>,
+    in_flight: InFlight<Arc<Reach>>,
     /// The upstream's breaker wants to know of this try in particular.
     probe: Option<Probe>,
     /// The breaker's when the try began.
@@ -42,15 +54,13 @@ pub struct Picked {
 
 impl Picked {
     pub(super) fn new(
-        endpoint: Arc<Endpoint>,
-        template: Arc<PeerTemplate>,
+        reach: Arc<Reach>,
         network: Option<ClientNetwork>,
         sticky: Option<StickyValue>,
         spell: Option<Spell>,
     ) -> Self {
         Self {
-            in_flight: InFlight::start(endpoint),
-            template,
+            in_flight: InFlight::start(reach),
             probe: None,
             spell,
             network,
@@ -90,7 +100,7 @@ impl Picked {
     /// `read_timeout` is `first_byte`, or `stream_idle` for a stream; once the head of the response is there the caller sets it to what
     /// holds between two reads.
     pub fn peer(&self, timeouts: &Timeouts, is_stream: bool) -> Box<HttpPeer> {
-        self.template.peer(self.endpoint(), timeouts, is_stream)
+        self.in_flight.holder().template.peer(self.endpoint(), timeouts, is_stream)
     }
 
     /// The head of the final answer is there, `after` the try began.
@@ -137,8 +147,6 @@ impl Picked {
     /// Where nothing was told of the try, it was a connection that is sent on: that it was made is all there is to judge.
     pub fn into_in_flight(mut self) -> InFlight {
         self.tell(Ok(()));
-        let mut in_flight = self.in_flight;
-        in_flight.became_stream();
-        in_flight
+        self.in_flight.into_stream()
     }
 }

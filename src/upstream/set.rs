@@ -34,6 +34,7 @@ use super::{
     live_upstream::LiveUpstream,
     member::Member,
     peer::{self, PeerTemplate},
+    picked::Reach,
     probe::{Probe, ProbeTls},
     ramp,
     status::{EjectedStatus, EndpointStatus, Faults, NameStatus, unix_seconds},
@@ -174,8 +175,7 @@ impl EndpointSet {
         let eligible = self.eligible.load();
         match eligible.pick(wish, &self.upstream.turns) {
             Some((member, sticky)) => Ok(Picked::new(
-                Arc::clone(&member.endpoint),
-                Arc::clone(&member.template),
+                Arc::clone(&member.reach),
                 wish.network,
                 sticky,
                 self.upstream.gates.spell(),
@@ -292,7 +292,7 @@ impl EndpointSet {
         let Place { address, host, weight, priority, zone } = place;
         let made = PeerTemplate::new(config, tls.as_deref(), &address, host.as_deref());
         let template = match made {
-            Ok(template) => Arc::new(template.counted_by(self.upstream.gates.connections())),
+            Ok(template) => template.counted_by(self.upstream.gates.connections()),
             // Compiling has tried the written addresses, and names resolve to IP addresses.
             Err(error) => {
                 tracing::error!(upstream = %config.name, %address, %error, "endpoint left out");
@@ -301,6 +301,7 @@ impl EndpointSet {
         };
         let health = self.health(&address, host.as_deref());
         let endpoint = self.live.endpoint(&config.name, address);
+        let reach = Arc::new(Reach { endpoint: Arc::clone(&endpoint), template });
         let seat = (weight > 0).then(|| Seat::take(&endpoint));
         let has_joined = seat.as_ref().is_some_and(|(_, is_only)| *is_only);
         Some(Arc::new(Member {
@@ -309,7 +310,7 @@ impl EndpointSet {
             priority,
             zone,
             host,
-            template,
+            reach,
             tls,
             health,
             _seat: seat.map(|(seat, _)| seat),
