@@ -58,14 +58,21 @@ pub struct Endpoint {
     took_http1: AtomicBool,
 }
 
+/// 16 million in flight at one endpoint: more than there can be connections and streams.
+const IN_FLIGHT_BITS: u32 = 24;
+
+/// One more in [`Load::tries`].
+const A_REQUEST: u64 = 1 << IN_FLIGHT_BITS;
+
 /// What a pick reads and counts, on a cache line of its own: among a hundred endpoints it is one look at each.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Load {
-    in_flight: AtomicUsize,
+    /// Tries, in one word, since a pick counts both: the lower [`IN_FLIGHT_BITS`] those in flight, the others all that were
+    /// begun. After 2^40 of them that count begins anew, as a counter may.
+    tries: AtomicU64,
     /// Those in flight that are long streams.
     streams: AtomicUsize,
-    requests: AtomicU64,
     latency: Latency,
     /// How often it has come back from an ejection.
     lives: AtomicU32,
@@ -110,7 +117,7 @@ impl Endpoint {
 
     /// Tries that are with it now, long streams too.
     pub fn in_flight(&self) -> usize {
-        self.load.in_flight.load(Ordering::Relaxed)
+        (self.load.tries.load(Ordering::Relaxed) & (A_REQUEST - 1)) as usize
     }
 
     /// Those in flight that are WebSockets, event streams, gRPC streams, or connections that are sent on.
@@ -254,7 +261,7 @@ impl Endpoint {
 
     /// Tries it has been given since it is known.
     pub fn requests(&self) -> u64 {
-        self.load.requests.load(Ordering::Relaxed)
+        self.load.tries.load(Ordering::Relaxed) >> IN_FLIGHT_BITS
     }
 
     /// Takes what a response said about keeping the connection: the parsed `Keep-Alive` field, or `None` without one.
@@ -321,8 +328,7 @@ pub struct InFlight<H: Holds = Arc<Endpoint>> {
 impl<H: Holds> InFlight<H> {
     pub(super) fn start(holder: H) -> Self {
         let load = &holder.endpoint().load;
-        load.in_flight.fetch_add(1, Ordering::Relaxed);
-        load.requests.fetch_add(1, Ordering::Relaxed);
+        load.tries.fetch_add(A_REQUEST | 1, Ordering::Relaxed);
         let life = load.lives.load(Ordering::Relaxed);
         Self { holder, is_stream: false, life }
     }
@@ -352,7 +358,7 @@ impl<H: Holds> InFlight<H> {
     /// The same try as a stream that holds nothing but the endpoint.
     pub(super) fn into_stream(self) -> InFlight {
         let load = &self.endpoint().load;
-        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        load.tries.fetch_add(1, Ordering::Relaxed);
         load.streams.fetch_add(1, Ordering::Relaxed);
         InFlight { holder: Arc::clone(self.endpoint()), is_stream: true, life: self.life }
     }
@@ -364,7 +370,7 @@ impl<H: Holds> Drop for InFlight<H> {
         if self.is_stream {
             load.streams.fetch_sub(1, Ordering::Relaxed);
         }
-        load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        load.tries.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

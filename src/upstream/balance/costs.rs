@@ -38,10 +38,18 @@ impl<const N: usize> Costs<N> {
         }
     }
 
-    /// One of those whose cost is at most `equal` times the least.
+    /// The first of those whose cost is at most `equal` times the least.
+    pub(super) fn first(&self, equal: f64) -> Option<usize> {
+        let costs = self.each.get(..self.len)?;
+        let limit = limit(costs, equal);
+        let place = costs.iter().position(|cost| *cost <= limit)?;
+        self.indexes.get(place).map(|index| *index as usize)
+    }
+
+    /// One of those whose cost is at most `equal` times the least, by weight.
     pub(super) fn draw(&self, equal: f64, random: &mut fastrand::Rng) -> Option<usize> {
         let costs = self.each.get(..self.len)?;
-        let limit = costs.iter().fold(f64::INFINITY, |least, cost| least.min(*cost)) * equal;
+        let limit = limit(costs, equal);
         // Weights summed up: those of the equals before and with each.
         let mut sums = [0_u64; N];
         let mut total = 0;
@@ -56,6 +64,10 @@ impl<const N: usize> Costs<N> {
         let place: usize = sums.iter().take(self.len).map(|sum| usize::from(*sum <= drawn)).sum();
         self.indexes.get(place).map(|index| *index as usize)
     }
+}
+
+fn limit(costs: &[f64], equal: f64) -> f64 {
+    costs.iter().fold(f64::INFINITY, |least, cost| least.min(*cost)) * equal
 }
 
 #[cfg(test)]
@@ -80,6 +92,19 @@ mod tests {
         }
         assert_eq!(counts[3] + counts[9], 0, "too dear, and without weight");
         assert_eq!(Costs::<4>::new().draw(1.0, &mut random), None);
+    }
+
+    #[test]
+    fn the_first_of_the_cheapest_is_taken() {
+        let mut costs = Costs::<4>::new();
+        assert_eq!(costs.first(1.5), None);
+        for (index, cost) in [(7, 2.0), (3, 1.3), (5, 1.0), (9, 1.1)] {
+            costs.add(index, 1, cost);
+        }
+        assert_eq!(
+            (costs.first(1.5), costs.first(1.2), costs.first(2.0)),
+            (Some(3), Some(5), Some(7))
+        );
     }
 
     #[test]

@@ -14,7 +14,11 @@ mod random_two;
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use self::{consistent_hash::Ring, lots::Lots, peak_ewma::Load};
+use self::{
+    consistent_hash::Ring,
+    lots::Lots,
+    peak_ewma::{EQUAL, Load},
+};
 use super::{
     endpoint::Endpoint, hash_config::HashConfig, latency, member::Candidate, raw::Balance,
 };
@@ -164,7 +168,9 @@ impl Chooser {
             };
         }
         let sample = lots.sample::<SAMPLE>(random, &is_open);
-        peak_ewma::peak_ewma::<SAMPLE>(sample.iter().filter_map(load), random)
+        // They were drawn by weight: of equals the first, so that weights count once.
+        peak_ewma::costs::<SAMPLE>(sample.iter().filter_map(load))
+            .first(EQUAL)
             // Nearly all of them are closed, or one has nearly all the weight.
             .or_else(|| self.least(is_open))
     }

@@ -14,7 +14,7 @@ use super::{super::latency::Estimate, costs::Costs, lots::Lots};
 const A_STREAM: f64 = 0.001;
 
 /// Costs up to so many times the least are as good.
-const EQUAL: f64 = 1.25;
+pub(super) const EQUAL: f64 = 1.25;
 
 /// One pick in so many is a trial: two in 256.
 const TRIALS_IN_256: u8 = 2;
@@ -41,11 +41,16 @@ impl Load {
     }
 }
 
-/// The index of the candidate to take, of at most `N`; the rest are not looked at.
+/// The index of the candidate to take, of at most `N`; the rest are not looked at. Of equals one by weight.
 pub(super) fn peak_ewma<const N: usize>(
     loads: impl Iterator<Item = (usize, Load)>,
     random: &mut fastrand::Rng,
 ) -> Option<usize> {
+    costs::<N>(loads).draw(EQUAL, random)
+}
+
+/// What each of at most `N` candidates costs.
+pub(super) fn costs<const N: usize>(loads: impl Iterator<Item = (usize, Load)>) -> Costs<N> {
     let mut costs = Costs::<N>::new();
     let mut latencies = [0_u64; N];
     let mut quickest = u64::MAX;
@@ -58,7 +63,7 @@ pub(super) fn peak_ewma<const N: usize>(
     let floor = if quickest == u64::MAX { 1 } else { quickest };
     // Latencies are far below 2^63; a signed number becomes a float in one step.
     costs.scale(latencies.iter().map(|latency| floor.max(*latency).cast_signed() as f64));
-    costs.draw(EQUAL, random)
+    costs
 }
 
 /// Now and then a candidate drawn by weight alone, so that one that was slow is seen to be quick again. It must have no request in
