@@ -135,15 +135,20 @@ impl Endpoint {
         self.live_upstream.get().map(|upstream| &**upstream)
     }
 
-    /// Takes the time from the beginning of a try to the head of its answer.
+    /// Takes the time from the beginning of a try to the head of its answer. One that is not good makes the endpoint no
+    /// quicker: whoever fails at once must not draw requests.
     pub(super) fn answered_after(
         &self,
         after: Duration,
+        is_good: bool,
         network: Option<ClientNetwork>,
         life: u32,
         now: Instant,
     ) {
-        self.load.latency.observe(after, now);
+        let known = self.latency(now);
+        if is_good || !known.is_zero() && after > known {
+            self.load.latency.observe(after, now);
+        }
         if self.is_of_this_life(life)
             && let Some(upstream) = self.live_upstream.get()
         {

@@ -114,7 +114,8 @@ impl Picked {
             self.ended();
         } else {
             let life = self.in_flight.life();
-            self.endpoint().answered_after(after, self.network, life, now);
+            let is_good = !status.is_server_error();
+            self.endpoint().answered_after(after, is_good, self.network, life, now);
             if let Some(upstream) = self.endpoint().live_upstream() {
                 upstream.gates.answered_after(after, now);
             }

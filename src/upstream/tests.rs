@@ -117,6 +117,30 @@ async fn least_conn_avoids_the_slow_endpoint() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_fails_at_once_draws_no_requests() {
+    let live = Live::new(Handle::current(), Metrics::new());
+    let upstream = attach(
+        &live,
+        "endpoints = [\"10.0.0.1:80\", \"10.0.0.2:80\"]\nbalance = \"peak-ewma\"\noutlier_detection = false",
+    );
+    let mut failed = 0;
+    for _ in 0..1_000 {
+        let mut picked = upstream.pick(&Wish::default()).unwrap();
+        let is_failing = picked.endpoint_label() == "10.0.0.2:80";
+        let (status, micros) = if is_failing { (500, 10) } else { (200, 2_000) };
+        picked.answered(
+            http::StatusCode::from_u16(status).unwrap(),
+            Duration::from_micros(micros),
+            false,
+            Instant::now(),
+        );
+        failed += u32::from(is_failing);
+    }
+    // Its half, as one of which nothing is known.
+    assert!((400..600).contains(&failed), "{failed}");
+}
+
+#[tokio::test]
 async fn a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
     let live = Live::new(Handle::current(), Metrics::new());
     for balance in ["round-robin", "least-conn"] {
