@@ -57,7 +57,7 @@ impl RetryBudget {
             origin: now,
             requests: Slots::default(),
             retries: Slots::default(),
-            shares: RetryShares::new(),
+            shares: RetryShares::default(),
             floor_whole_at: AtomicU64::new(0),
         }
     }

@@ -20,10 +20,8 @@ const TIMES_ITS_SHARE: u64 = 2;
 const PART_OF_FLOOR: u64 = 2;
 
 /// Counts of one upstream.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RetryShares {
-    /// Odd, and of this process only.
-    multiplier: u64,
     counters: [AtomicU64; COUNTERS],
 }
 
@@ -64,10 +62,6 @@ impl Counter {
 }
 
 impl RetryShares {
-    pub(super) fn new() -> Self {
-        Self { multiplier: fastrand::u64(..) | 1, counters: Default::default() }
-    }
-
     /// A request of this network begins its first try.
     pub(super) fn count_request(&self, network: Option<ClientNetwork>, second: u64) {
         self.change(network, second, |counter| {
@@ -100,9 +94,7 @@ impl RetryShares {
         second: u64,
         change: impl Fn(Counter) -> Option<Counter>,
     ) -> bool {
-        let number = network.map_or(0, ClientNetwork::number);
-        // The upper bits of a product depend on all bits of the number.
-        let index = number.wrapping_mul(self.multiplier) >> (u64::BITS - COUNTERS.ilog2());
+        let index = ClientNetwork::spread(network) % COUNTERS as u64;
         let window = second / WINDOW;
         let Some(counter) = self.counters.get(index as usize) else { return true };
         let changed = counter.fetch_update(Relaxed, Relaxed, |word| {
@@ -124,18 +116,13 @@ mod tests {
         ClientNetwork::of([192, 0, 2, last].into())
     }
 
-    /// A multiplier that keeps these networks apart.
-    fn shares() -> RetryShares {
-        RetryShares { multiplier: 1 << 60 | 1, ..RetryShares::new() }
-    }
-
     fn taken(shares: &RetryShares, last: u8, second: u64) -> usize {
         (0..1_000).filter(|_| shares.take(DEFAULT, Some(network(last)), second)).count()
     }
 
     #[test]
     fn a_network_takes_of_its_own_share_and_half_of_the_floor() {
-        let shares = shares();
+        let shares = RetryShares::default();
         (0..100).for_each(|_| shares.count_request(Some(network(1)), 0));
         assert_eq!(taken(&shares, 1, 0), 40 + 15);
         assert_eq!(taken(&shares, 2, 0), 15, "another one has its own");
@@ -157,11 +144,11 @@ mod tests {
 
     #[test]
     fn networks_are_spread() {
-        let shares = RetryShares::new();
+        let shares = RetryShares::default();
         for last in 0..=255 {
             shares.count_request(Some(network(last)), 0);
         }
         let used = shares.counters.iter().filter(|counter| counter.load(Relaxed) != 0).count();
-        assert!(used > 1, "{used}");
+        assert_eq!(used, COUNTERS);
     }
 }

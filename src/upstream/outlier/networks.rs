@@ -1,29 +1,12 @@
 //! How many client networks an upstream has served of late: a bitmap, since only small numbers matter.
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU64, Ordering},
-};
-
-use crate::types::ClientNetwork;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the bitmap. Two networks share a bit by a chance of 1 in 2,048: then they count as one.
 const WORDS: usize = 32;
 
 /// Networks that are told apart where what each of them sees is kept.
 pub(super) const SLOTS: usize = 64;
-
-/// No client can choose networks that collide.
-static SEED: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
-
-/// A number that tells networks apart. Clients of whom no address is known are one network.
-pub(super) fn hash(network: Option<ClientNetwork>) -> u64 {
-    let number = network.map_or(u64::MAX, ClientNetwork::number) ^ *SEED;
-    // The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit of the result depends on every bit of the number.
-    let mixed = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
 
 /// Where what a network sees is kept. By other bits than those of the bitmap.
 pub(super) fn slot_of(hash: u64) -> usize {
@@ -64,14 +47,16 @@ impl Networks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::ClientNetwork;
 
     #[test]
     fn networks_are_counted_over_two_windows() {
         let networks = Networks::default();
-        let of = |last: u8| hash(Some(ClientNetwork::of([192, 0, 2, last].into())));
+        let of =
+            |last: u8| ClientNetwork::spread(Some(ClientNetwork::of([192, 0, 2, last].into())));
         assert_eq!(networks.count(), 0);
         for _ in 0..3 {
-            networks.see(hash(None));
+            networks.see(ClientNetwork::spread(None));
             networks.see(of(1));
         }
         assert!((1..=2).contains(&networks.count()));

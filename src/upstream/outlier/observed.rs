@@ -70,7 +70,7 @@ impl Observed {
         network: Option<ClientNetwork>,
     ) -> Judgement {
         let Some(limit) = upstream.consecutive() else { return Judgement::Fine };
-        let hash = networks::hash(network);
+        let hash = ClientNetwork::spread(network);
         upstream.count(hash, outcome.is_ok());
         let Some(slot) = self.slot(hash) else { return Judgement::Fine };
         slot.votes.count(outcome.is_ok(), upstream.window());
@@ -112,7 +112,7 @@ impl Observed {
         if !upstream.observes_latency() {
             return;
         }
-        let Some(slot) = self.slot(networks::hash(network)) else { return };
+        let Some(slot) = self.slot(ClientNetwork::spread(network)) else { return };
         let sample = u32::try_from(after.as_micros()).unwrap_or(u32::MAX).max(1);
         // A step towards each sample, whatever its distance, ends where as many are above as below (Ma, Muthukrishnan,
         // Sandler, "Frugal Streaming for Estimating Quantiles", 2013); steps of a sixteenth follow any scale.

@@ -40,12 +40,13 @@ impl World {
     fn new(seed: u64, endpoints: usize, settings: OutlierConfig) -> Self {
         let upstream = Outliers::default();
         upstream.configure(Some(&settings));
+        let start = Instant::now();
         Self {
             settings,
             upstream,
             endpoints: (0..endpoints).map(|_| Default::default()).collect(),
-            window_began: Instant::now(),
-            now: Instant::now(),
+            window_began: start,
+            now: start,
             turn: 0,
             random: fastrand::Rng::with_seed(seed),
             ejections: Vec::new(),
