@@ -184,7 +184,8 @@ pub fn warn_of_tries(
             )
             .help("shorten `per_try_timeout`, or take fewer `tries`");
     }
-    if timeouts.connect > per_try {
+    // A shorter try cuts connecting short by itself: only what somebody wrote is worth a word.
+    if timeouts.connect > per_try && timeouts.connect != Timeouts::default().connect {
         problems
             .warning(
                 &path.key("timeouts").key("connect"),
