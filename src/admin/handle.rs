@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{
     Control, Readiness, ReloadOutcome, Token, access, access::Refused, certificates, log_level,
+    rollouts,
 };
 use crate::telemetry::metrics;
 
@@ -28,6 +29,9 @@ POST   /v1/certificates/renew?site=NAME
                           order the certificate of a site now
 POST   /v1/acme/roll-account-key?authority=NAME
                           take a new key for the account with an authority
+GET    /v1/rollouts       rollouts and how they do, as JSON
+GET    /v1/rollouts/NAME  one of them
+POST   /v1/rollouts/NAME/start|pause|resume|promote|abort|switch
 GET    /v1/log/level      how much the edge logs
 PUT    /v1/log/level      change it: {\"level\": \"debug\", \"for\": \"10m\"}
 DELETE /v1/log/level      end the change
@@ -77,6 +81,10 @@ where
         }
         ("/v1/config/reload" | "/v1/certificates/renew" | "/v1/acme/roll-account-key", _) => {
             method_not_allowed("POST")
+        }
+        (path, _) if path == rollouts::PATH || path.starts_with("/v1/rollouts/") => {
+            let rest = path.strip_prefix(rollouts::PATH).unwrap_or_default();
+            rollouts::answer(method, rest, context).await
         }
         ("/v1/log/level", _) => log_level::answer(request, context).await,
         ("/" | "/live" | "/ready" | "/metrics" | "/v1/status", false) => {

@@ -10,6 +10,7 @@ mod access;
 mod certificates;
 mod handle;
 mod log_level;
+mod rollouts;
 mod server;
 mod status;
 mod token;
@@ -17,7 +18,10 @@ mod token;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::telemetry::logging::Logging;
+use crate::{
+    rollout::{Command, RolloutStatus},
+    telemetry::logging::Logging,
+};
 
 pub use self::{
     server::AdminServer,
@@ -54,6 +58,16 @@ pub trait Control: Send + Sync + 'static {
         RenewalOutcome::NoSite
     }
 
+    /// How all rollouts are.
+    fn rollouts(&self) -> Vec<RolloutStatus> {
+        Vec::new()
+    }
+
+    /// Asks something of a rollout.
+    fn command_rollout(&self, name: String, _command: Command) -> BoxFuture<'_, RolloutOutcome> {
+        Box::pin(async move { RolloutOutcome::Unknown(format!("there is no rollout \"{name}\"")) })
+    }
+
     /// Has the account with an ACME authority take a new key.
     ///
     /// # Errors
@@ -61,6 +75,19 @@ pub trait Control: Send + Sync + 'static {
     fn roll_account_key(&self, _authority: String) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Err("there is no such authority".to_owned()) })
     }
+}
+
+/// What asking something of a rollout came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RolloutOutcome {
+    /// It is done; how the rollout is now.
+    Done(Box<RolloutStatus>),
+    /// There is no such rollout.
+    Unknown(String),
+    /// It can't be done now, and why.
+    Refused(String),
+    /// It is in force, and a restart would not know of it.
+    NotKept(String),
 }
 
 /// What asking for a renewal came to.

@@ -11,6 +11,7 @@ pub mod origin;
 mod passphrase;
 mod progress;
 pub mod restore;
+pub mod rollout;
 pub mod run;
 mod state_directory;
 pub mod status;
@@ -40,6 +41,7 @@ enum Command {
     Run(run::RunArgs),
     Check(check::CheckArgs),
     Status(status::StatusArgs),
+    Rollout(rollout::RolloutArgs),
     Certificates(certificates::CertificatesArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => return check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Rollout(args) => rollout::run(args),
         Command::Certificates(args) => certificates::run(args),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),

@@ -90,9 +90,6 @@ const OTHER_WORDS: [(&str, &str); 64] = [
 pub(super) fn refuse_planned(tree: &mut Cow<'_, Node>, problems: &mut Problems) -> Vec<KeyPath> {
     let mut planned = Vec::new();
     let root = KeyPath::root();
-    if tree.get("rollouts").is_some() {
-        planned.push((root.key("rollouts"), "rollouts".to_owned()));
-    }
     for (name, policy) in tree.get("policies").and_then(Node::as_table).into_iter().flatten() {
         for kind in PLANNED_KINDS {
             if policy.node.get(kind).is_some() {

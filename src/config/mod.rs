@@ -44,6 +44,7 @@ pub use watch::Watcher;
 
 use crate::{
     policy::PolicyConfig,
+    rollout::RolloutConfig,
     telemetry::{AccessLogConfig, LogFormat, LogLevel},
     tls::acme::AcmeConfig,
     upstream::{DnsConfig, UpstreamConfig},
@@ -74,6 +75,8 @@ pub struct Config {
     pub sites: Vec<SiteConfig>,
     /// Policies, sorted by name.
     pub policies: Vec<PolicyConfig>,
+    /// Rollouts, sorted by name.
+    pub rollouts: Vec<Arc<RolloutConfig>>,
     /// Upstreams, implicit ones too, sorted by name.
     pub upstreams: Vec<Arc<UpstreamConfig>>,
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     policy::RawPolicy,
+    rollout::RawRollout,
     telemetry::{RawAccessLog, RawLog},
     tls::acme::RawAcme,
     types::Name,
@@ -47,6 +48,8 @@ pub struct Raw {
     pub sites: BTreeMap<Name, RawSite>,
     /// Policies by name.
     pub policies: BTreeMap<Name, RawPolicy>,
+    /// Rollouts by name: traffic moves from one upstream to another.
+    pub rollouts: BTreeMap<Name, RawRollout>,
     /// What every upstream has that does not say otherwise.
     pub upstream_defaults: RawUpstream,
     /// Upstreams by name.

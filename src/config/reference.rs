@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::raw::Raw;
 
 /// Sections in the order in which people meet them.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "server",
     "reload",
     "admin",
@@ -20,6 +20,7 @@ const ORDER: [&str; 12] = [
     "listeners",
     "sites",
     "policies",
+    "rollouts",
     "upstream_defaults",
     "upstreams",
 ];

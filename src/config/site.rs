@@ -38,6 +38,8 @@ pub struct RawSite {
 
     /// Target of a route `default` for every path: an upstream, by name.
     pub upstream: Option<Name>,
+    /// Target of a route `default` for every path: a rollout, by name.
+    pub rollout: Option<Name>,
     /// Target of a route `default` for every path: endpoints of an upstream that only this site has.
     pub endpoints: Option<Vec<RawEndpoint>>,
     /// Target of a route `default` for every path: a redirect.

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
@@ -17,9 +17,10 @@ use super::{
     context::RequestContext,
     endpoint::{forward_of, upstream_of},
     failure::Failure,
-    fallback,
+    fallback, split,
     watchdog::Expired,
 };
+use crate::rollout::Side;
 use crate::upstream::{
     Again, FailedTry, Fault, MalformedAnswer, NotAgain, Picked, TooManyConnections, TryFailure,
 };
@@ -52,7 +53,7 @@ pub(super) fn connect_failed(
     let fault = if is_cut { Fault::Timeout } else { Fault::Connect };
     let is_short = is_over && ctx.tries.in_all > 1;
     let is_endpoints = !is_short && !is_want_of_ours(&error);
-    tell(ctx, is_endpoints.then_some(fault));
+    tell(ctx, is_endpoints.then_some(fault), now);
     error.set_retry(goes_on(session, ctx, failed, &failure, now));
     error
 }
@@ -84,7 +85,7 @@ pub(super) fn try_failed(
     }
     let failure = ctx.failure_of(&error);
     ctx.tries.records.end(Some(failure.reason()), now);
-    tell(ctx, fault_of(&error, failed, is_over, ctx, now));
+    tell(ctx, fault_of(&error, failed, is_over, ctx, now), now);
     error.set_retry(goes_on(session, ctx, failed, &failure, now));
     error
 }
@@ -98,15 +99,23 @@ pub(super) fn check_status(
     status: StatusCode,
     ctx: &mut RequestContext,
 ) -> Result<()> {
-    if !forward_of(ctx).is_some_and(|forward| forward.retries.refuses(status)) {
+    let is_failure = forward_of(ctx).is_some_and(|forward| forward.retries.refuses(status));
+    if !is_failure && !split::is_failure(ctx, status) {
         return Ok(());
     }
     let now = Instant::now();
     let failure = Failure::UpstreamStatus(status);
     ctx.tries.was_sent = true;
     let told = ctx.tries.picked.take();
-    let is_refused = goes_on(session, ctx, TryFailure::Status(status), &failure, now);
-    if !is_refused && !fallback::has_answer(ctx, &failure) {
+    let failed = TryFailure::Status(status);
+    let is_refused = if is_failure {
+        goes_on(session, ctx, failed, &failure, now)
+    } else {
+        // Only the candidate is not to give it.
+        goes_to_stable(session, ctx, failed, now)
+    };
+    let has_answer = is_failure && fallback::has_answer(ctx, &failure);
+    if !is_refused && !has_answer {
         // The last answer there is.
         ctx.tries.picked = told;
         return Ok(());
@@ -180,18 +189,13 @@ fn goes_on(
     failure: &Failure,
     now: Instant,
 ) -> bool {
+    if goes_to_stable(session, ctx, failed, now) {
+        return true;
+    }
     // After the head of an answer there is no route any more, and no other try.
     let Some(forward) = forward_of(ctx) else { return false };
-    let method = &session.req_header().method;
-    let failed = FailedTry {
-        failure: failed,
-        method,
-        was_sent: ctx.tries.was_sent,
-        is_answered: session.response_written().is_some_and(|head| !head.status.is_informational()),
-        can_replay: !session.as_ref().retry_buffer_truncated(),
-        tries: ctx.tries.count,
-        left: ctx.tries.left(now),
-    };
+    let method = session.req_header().method.clone();
+    let failed = failed_try(session, ctx, failed, &method, now);
     let mut picked = None;
     let network = ctx.tries.wish.network;
     let budget = || {
@@ -217,6 +221,39 @@ fn goes_on(
     is_repeatable
         && failed.failure != TryFailure::NotUpstream
         && fallback::take_over(session, ctx, failure, now)
+}
+
+/// Whether the stable gets a request that failed on the candidate.
+fn goes_to_stable(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    failed: TryFailure,
+    now: Instant,
+) -> bool {
+    if ctx.tries.side != Some(Side::Candidate) {
+        return false;
+    }
+    let method = session.req_header().method.clone();
+    let failed = failed_try(session, ctx, failed, &method, now);
+    split::goes_to_stable(session, ctx, &failed, now)
+}
+
+fn failed_try<'a>(
+    session: &Session,
+    ctx: &RequestContext,
+    failure: TryFailure,
+    method: &'a Method,
+    now: Instant,
+) -> FailedTry<'a> {
+    FailedTry {
+        failure,
+        method,
+        was_sent: ctx.tries.was_sent,
+        is_answered: session.response_written().is_some_and(|head| !head.status.is_informational()),
+        can_replay: !session.as_ref().retry_buffer_truncated(),
+        tries: ctx.tries.count,
+        left: ctx.tries.left(now),
+    }
 }
 
 fn try_again(ctx: &mut RequestContext, picked: Picked, pause: Duration, elsewhere_at_once: bool) {
@@ -296,8 +333,8 @@ fn fault_of(
     }
 }
 
-fn tell(ctx: &mut RequestContext, fault: Option<Fault>) {
-    if let (Some(picked), Some(fault)) = (&mut ctx.tries.picked, fault) {
-        picked.failed(fault);
+fn tell(ctx: &mut RequestContext, fault: Option<Fault>, now: Instant) {
+    if let Some(fault) = fault {
+        ctx.tries.failed(fault, now);
     }
 }

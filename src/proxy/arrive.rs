@@ -22,7 +22,7 @@ use super::{
     forward::{self, X_REQUEST_ID, is_request_id, new_request_id, replace_path},
     gates,
     life::OnConnection,
-    respond,
+    respond, split,
 };
 use crate::{
     config::ListenerLimits,
@@ -338,9 +338,17 @@ async fn enter(
     if let Some(failure) = failure {
         return fail(session, ctx, failure).await;
     }
-    match &route.target {
-        Target::Forward(forward) => match admit::admit(session, ctx, &route, forward).await {
+    let forward = match &route.target {
+        Target::Forward(forward) => Some(forward),
+        Target::Split(split) => Some(split::choose(session, ctx, split)),
+        Target::Redirect { .. } | Target::Respond(_) => None,
+    };
+    if let Some(forward) = forward {
+        return match admit::admit(session, ctx, &route, forward).await {
             Ok(()) => Ok(Arrived::Forward),
+            Err(failure) if split::other_side(session, ctx, &failure, Instant::now()) => {
+                Ok(Arrived::Forward)
+            }
             Err(failure) if fallback::take_over(session, ctx, &failure, Instant::now()) => {
                 Ok(Arrived::Forward)
             }
@@ -349,7 +357,10 @@ async fn enter(
                 ctx.failure = Some(failure);
                 Ok(Arrived::Answered)
             }
-        },
+        };
+    }
+    match &route.target {
+        Target::Forward(_) | Target::Split(_) => Err(Failure::Internal.into_error()),
         Target::Redirect { to, status } => {
             let location = redirect_location(session.req_header(), ctx, &route, to);
             respond::send_redirect(session, ctx, *status, &location).await?;

@@ -22,6 +22,7 @@ use super::{
     watchdog::{Ends, Watchdog},
 };
 use crate::{
+    rollout::Side,
     snapshot::{Fallback, Forward, Target},
     upstream::{NoEndpoint, Picked, Upstream, UpstreamProtocol, judge_answers},
 };
@@ -48,6 +49,9 @@ pub(super) fn upstream_of(ctx: &RequestContext) -> Option<&Arc<Upstream>> {
 /// How the request goes to the upstream that has it now: as its route says, or the route's fallback.
 pub(super) fn forward_of(ctx: &RequestContext) -> Option<&Forward> {
     let route = ctx.route.as_ref()?;
+    if let (None, Target::Split(split)) = (ctx.tries.fallback, &route.target) {
+        return Some(split.to(ctx.tries.side.unwrap_or(Side::Stable)));
+    }
     match (ctx.tries.fallback, route.fallback.as_deref(), &route.target) {
         (Some(_), Some(Fallback::Forward(forward)), _) | (None, _, Target::Forward(forward)) => {
             Some(forward)

@@ -10,7 +10,7 @@ use pingora_error::Result;
 use pingora_proxy::Session;
 
 use super::{admit, context::RequestContext, failure::Failure, respond, wish};
-use crate::snapshot::Fallback;
+use crate::snapshot::{Fallback, Forward, Route};
 
 /// Hands the request to the fallback's upstream, where there is one that has an endpoint for it; says whether it did.
 /// The caller knows that it may be sent once more.
@@ -26,6 +26,27 @@ pub(super) fn take_over(
     if tries.fallback.is_some() || tries.is_over(now) || !failure.is_of_upstream() {
         return false;
     }
+    if !send_to(session, ctx, &route, forward, false, now) {
+        return false;
+    }
+    let tries = &mut ctx.tries;
+    tries.count = 0;
+    tries.fallback = Some(failure.reason());
+    route.metrics.fell_back();
+    true
+}
+
+/// Points the request at another upstream, with an endpoint for it; says whether that has one, and lets it in. `is_retry`: one
+/// of that upstream's retries is taken for it.
+pub(super) fn send_to(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    route: &Route,
+    forward: &Forward,
+    is_retry: bool,
+    now: Instant,
+) -> bool {
+    let tries = &mut ctx.tries;
     let upstream = ctx.snapshot.as_ref().and_then(|snapshot| snapshot.upstreams.get(forward.index));
     let Some(upstream) = upstream.cloned() else { return false };
     // Its gates hold for this request too, but for their queues: it has waited enough.
@@ -41,16 +62,22 @@ pub(super) fn take_over(
         ctx.tries.upstream = own;
         return false;
     };
+    if is_retry && !upstream.takes_retry(ctx.tries.wish.network, now) {
+        ctx.tries.wish = own_wish;
+        ctx.tries.upstream = own;
+        ctx.tries.is_budget_spent = true;
+        return false;
+    }
     picked.probes(probe);
-    admit::aim(ctx, &route, forward);
+    admit::aim(ctx, route, forward);
     let tries = &mut ctx.tries;
     tries.permit = permit;
-    tries.count = 0;
     tries.picked = Some(picked);
+    // What is sent elsewhere says nothing of where it was dealt to.
+    tries.trial = None;
+    tries.pause = None;
     tries.first_byte = None;
-    tries.fallback = Some(failure.reason());
     ctx.failure = None;
-    route.metrics.fell_back();
     true
 }
 

@@ -26,6 +26,7 @@ mod patience;
 mod pump;
 mod relay;
 mod respond;
+mod split;
 mod tries;
 mod tunnel;
 mod upgrade;
@@ -181,9 +182,9 @@ impl ProxyHttp for Edge {
         &self,
         _session: &mut Session,
         trailers: &mut HeaderMap,
-        _ctx: &mut RequestContext,
+        ctx: &mut RequestContext,
     ) -> Result<()> {
-        relay::trailers(trailers);
+        relay::trailers(trailers, ctx);
         Ok(())
     }
 

@@ -57,9 +57,12 @@ pub(super) fn record(
         metrics.refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused));
     }
     settle(ctx, &measured, ended);
-    if let (None, Some(picked)) = (error, &mut ctx.tries.picked) {
+    if error.is_none() {
         // An answer without a body has no other end.
-        picked.ended();
+        ctx.tries.ended();
+        if let Some(trial) = &mut ctx.tries.trial {
+            trial.over();
+        }
     }
     let header = session.req_header();
     let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);

@@ -24,11 +24,11 @@ use super::{
     failure::Failure,
     fallback,
     forward::{self, Forwarding},
-    respond,
+    respond, split,
     tries::Exchange,
     wish,
 };
-use crate::{framing::check_fields, upstream::parse_keep_alive};
+use crate::{framing::check_fields, rollout::grpc_status, upstream::parse_keep_alive};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -181,9 +181,7 @@ pub(super) fn upstream_head(
         let now = Instant::now();
         tries.first_byte = tries.began.map(|began| now.saturating_duration_since(began));
         let after = tries.records.answered(now);
-        if let Some(picked) = &mut tries.picked {
-            picked.answered(response.status, after.unwrap_or_default(), is_stream, now);
-        }
+        tries.answered(response, after.unwrap_or_default(), is_stream, now);
     }
     if let Some(picked) = &ctx.tries.picked {
         let announced =
@@ -246,6 +244,7 @@ pub(super) fn response_head(
         strip_hop_by_hop(response);
     }
     wish::set_cookie(response, ctx);
+    split::set_cookie(response, ctx);
     respond::edit(response, ctx);
     if let Some(connection) = &ctx.connection {
         if connection.is_draining() {
@@ -279,7 +278,10 @@ fn strip_hop_by_hop(response: &mut ResponseHeader) {
 }
 
 /// Trailers of an answer: what frames, routes, authorises or describes it came too late (RFC 9110, section 6.5.1).
-pub(super) fn trailers(trailers: &mut HeaderMap) {
+pub(super) fn trailers(trailers: &mut HeaderMap, ctx: &mut RequestContext) {
+    if let (Some(trial), Some(status)) = (&mut ctx.tries.trial, grpc_status(trailers)) {
+        trial.grpc_status(status, Instant::now());
+    }
     for name in &FORBIDDEN_TRAILERS {
         trailers.remove(name);
     }
@@ -304,9 +306,7 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
         ctx.tries.watchdog = None;
         ctx.tries.took = ctx.tries.began.map(|began| now.saturating_duration_since(began));
         ctx.tries.records.end(None, now);
-        if let Some(picked) = &mut ctx.tries.picked {
-            picked.ended();
-        }
+        ctx.tries.ended();
         // The upstream is done with it, however slowly the client takes the answer.
         ctx.tries.permit = None;
     }

@@ -7,11 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::header::CONTENT_TYPE;
+use pingora_http::ResponseHeader;
+
 use super::{upgrade::Socket, watchdog::Watchdog};
 use crate::{
     limit::Permit,
+    rollout::{AnswerKind, Dealt, Side, Trial, grpc_status},
     telemetry::Try,
-    upstream::{Endpoint, MAX_TRIES_OF_A_REQUEST, Picked, Timeouts, Wish},
+    upstream::{Endpoint, Fault, MAX_TRIES_OF_A_REQUEST, Picked, Timeouts, Wish},
 };
 
 /// What a request asks for, as far as its timeouts differ.
@@ -53,6 +57,12 @@ pub(super) struct Tries {
     pub(super) fallback: Option<&'static str>,
     /// For whom endpoints are picked, and which were tried.
     pub(super) wish: Wish,
+    /// The side of a rollout that it is sent to.
+    pub(super) side: Option<Side>,
+    /// How it was dealt to that.
+    pub(super) dealt: Option<Dealt>,
+    /// The first try of a rollout, which is judged.
+    pub(super) trial: Option<Trial>,
     /// The present one; its in-flight guard ends with the request.
     pub(super) picked: Option<Picked>,
     /// Its place among the requests of the upstream.
@@ -84,6 +94,52 @@ pub(super) struct Tries {
 }
 
 impl Tries {
+    /// The head of the final answer is there, `after` the present try began.
+    pub(super) fn answered(
+        &mut self,
+        response: &ResponseHeader,
+        after: Duration,
+        is_stream: bool,
+        now: Instant,
+    ) {
+        if let Some(picked) = &mut self.picked {
+            picked.answered(response.status, after, is_stream, now);
+        }
+        let Some(trial) = &mut self.trial else { return };
+        let content_type = response.headers.get(CONTENT_TYPE);
+        let is_grpc =
+            content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let kind = match (is_grpc, is_stream) {
+            (true, _) => AnswerKind::Grpc,
+            (false, true) => AnswerKind::Stream,
+            (false, false) => AnswerKind::Plain,
+        };
+        trial.answered(response.status, after, kind, now);
+        if is_grpc && let Some(status) = grpc_status(&response.headers) {
+            trial.grpc_status(status, now);
+        }
+    }
+
+    /// The answer came to its end.
+    pub(super) fn ended(&mut self) {
+        if let Some(picked) = &mut self.picked {
+            picked.ended();
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.ended();
+        }
+    }
+
+    /// The endpoint of the present try failed.
+    pub(super) fn failed(&mut self, fault: Fault, now: Instant) {
+        if let Some(picked) = &mut self.picked {
+            picked.failed(fault);
+        }
+        if let Some(trial) = &mut self.trial {
+            trial.failed(now);
+        }
+    }
+
     /// Until the total time of the request is over; `None` without such a limit.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
         Some(self.over?.saturating_duration_since(now))

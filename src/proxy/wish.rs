@@ -96,7 +96,7 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// Takes every cookie of this name out of the request, and returns the value of the first. All other bytes stay as they are; a line
 /// without another cookie goes.
-fn take_cookie(request: &mut RequestHeader, name: &str) -> Option<String> {
+pub(super) fn take_cookie(request: &mut RequestHeader, name: &str) -> Option<String> {
     let lines = request.headers.get_all(COOKIE);
     let is_ours = |part: &&[u8]| {
         let part = part.trim_ascii_start();

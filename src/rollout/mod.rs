@@ -1,7 +1,38 @@
 //! Rollouts: moving a route's traffic from one upstream, the stable, to another, the candidate.
 //!
 //! Place: between the route that names a rollout and the upstreams that it chooses from.
-//!
-//! Here so far: [`analysis`], the statistical core that judges a candidate. It is pure: no I/O, no clock of its own.
 
 pub mod analysis;
+mod attempt;
+mod clients;
+mod controller;
+mod cookie;
+mod counters;
+mod dial;
+mod kept;
+mod live;
+mod parse;
+mod plan;
+mod raw;
+mod schedule;
+mod status;
+mod steps;
+mod trial;
+
+pub use attempt::{Attempt, AttemptKey};
+pub use controller::{Command, Event, EventKind, Hold, Phase, Refused};
+pub use cookie::CookieKey;
+pub use dial::{Reading, Side};
+pub use live::{CommandError, Listener, Live, Plan};
+pub use plan::{
+    AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, RolloutConfig, Step, Sticky,
+    Strategy,
+};
+pub use raw::{
+    Finish, RawAnalysis, RawBlueGreen, RawCanary, RawFailures, RawPreflight, RawRollout,
+    RawRolloutSticky, RawRolloutStickyTable, RawSchedule, RawStep, RawStepTable, RawStickyWord,
+    RawWho,
+};
+pub use schedule::Schedule;
+pub use status::{EventStatus, RolloutStatus, SideStatus};
+pub use trial::{AnswerKind, Assignment, Client, Dealt, Trial, grpc_status};

@@ -68,6 +68,8 @@ pub enum PathMatch {
 pub enum TargetConfig {
     /// To an upstream (an implicit one is named after its site and route).
     Upstream(Name),
+    /// To one of the two upstreams of a rollout.
+    Rollout(Name),
     /// Elsewhere.
     Redirect {
         /// The `Location`.
@@ -114,7 +116,7 @@ pub struct Rewrite {
 pub const MAX_RESPOND_FILE_BYTES: u64 = 1 << 20;
 
 /// Keys that name a target.
-const TARGETS: &str = "`upstream`, `endpoints`, `redirect` or `respond`";
+const TARGETS: &str = "`upstream`, `endpoints`, `rollout`, `redirect` or `respond`";
 
 impl RawRoute {
     /// Parses the condition and the target. `implicit` takes the endpoints of an implicit upstream and gives its name.
@@ -146,10 +148,13 @@ impl RawRoute {
             retries.check_on_route(&path.key("retries"), problems);
         }
         let mut fallback = None;
-        if let (Some(TargetConfig::Upstream(upstream)), Some(raw)) = (&target, &self.fallback) {
-            fallback = raw.parse(upstream, &path.key("fallback"), problems);
+        if let (Some(TargetConfig::Upstream(name) | TargetConfig::Rollout(name)), Some(raw)) =
+            (&target, &self.fallback)
+        {
+            let own = matches!(target, Some(TargetConfig::Upstream(_))).then_some(name);
+            fallback = raw.parse(own, &path.key("fallback"), problems);
         }
-        if !matches!(target, Some(TargetConfig::Upstream(_)) | None) {
+        if !matches!(target, Some(TargetConfig::Upstream(_) | TargetConfig::Rollout(_)) | None) {
             for (key, is_set) in [
                 ("rewrite", self.rewrite.is_some()),
                 ("timeouts", self.timeouts.is_some()),
@@ -265,15 +270,15 @@ impl RawRoute {
                 return None;
             }
         }
-        for (key, is_set) in [("rollout", self.rollout.is_some()), ("files", self.files.is_some())]
-        {
-            if is_set {
-                problems
-                    .error(&path.key(key), format!("this version has no `{key}` target yet"))
-                    .at_key()
-                    .help(format!("use one of {TARGETS}"));
-                return None;
-            }
+        if self.files.is_some() {
+            problems
+                .error(&path.key("files"), "this version has no `files` target yet")
+                .at_key()
+                .help(format!("use one of {TARGETS}"));
+            return None;
+        }
+        if let Some(name) = &self.rollout {
+            return Some(TargetConfig::Rollout(name.clone()));
         }
         if let Some(name) = &self.upstream {
             return Some(TargetConfig::Upstream(name.clone()));

@@ -26,10 +26,10 @@ pub enum FallbackConfig {
 }
 
 impl RawFallback {
-    /// Parses it for a route with an upstream of its own, `target`.
+    /// Parses it for a route; `target` is the upstream that it has by itself.
     pub(super) fn parse(
         &self,
-        target: &Name,
+        target: Option<&Name>,
         path: &KeyPath,
         problems: &mut Problems,
     ) -> Option<FallbackConfig> {
@@ -48,7 +48,7 @@ impl RawFallback {
                     .help("add `upstream = \"…\"`, or `respond = { status = 503 }`");
                 None
             }
-            (Some(name), None) if name == target => {
+            (Some(name), None) if Some(name) == target => {
                 problems
                     .error(
                         &path.key("upstream"),

@@ -49,7 +49,7 @@ pub struct RawRoute {
     pub upstream: Option<Name>,
     /// Target: endpoints of an upstream that only this route has.
     pub endpoints: Option<Vec<RawEndpoint>>,
-    /// Target: a rollout, by name. This version has none yet and refuses it.
+    /// Target: a rollout, by name.
     pub rollout: Option<Name>,
     /// Target: a redirect.
     pub redirect: Option<RawRedirect>,

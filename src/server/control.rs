@@ -9,16 +9,18 @@ use futures_util::future::BoxFuture;
 
 use super::{
     reload::Trigger,
+    rollouts,
     state::{Core, Phase, Settings},
 };
 use crate::{
     admin::{
         CertificateOrigin, CertificateStatus, ConfigurationStatus, Control, EjectionStatus,
         EndpointStatus, HealthStatus, LimitsStatus, ListenerStatus, NameStatus, OverloadStatus,
-        Readiness, ReloadOutcome, ReloadStatus, RenewalOutcome, RouteStatus, SiteStatus, Status,
-        UpstreamStatus,
+        Readiness, ReloadOutcome, ReloadStatus, RenewalOutcome, RolloutOutcome, RouteStatus,
+        SiteStatus, Status, UpstreamStatus,
     },
     limit,
+    rollout::{Command, RolloutStatus},
     snapshot::{Site, Snapshot},
     telemetry::{
         logging::Logging,
@@ -116,7 +118,16 @@ impl Control for AdminControl {
             memory: overload.max_memory.map(|_| overload.memory),
             is_shedding: overload.is_shedding,
         };
+        samples.rollouts = rollouts::samples(core);
         core.live.metrics.render(&samples)
+    }
+
+    fn rollouts(&self) -> Vec<RolloutStatus> {
+        self.0.live.rollouts.status()
+    }
+
+    fn command_rollout(&self, name: String, command: Command) -> BoxFuture<'_, RolloutOutcome> {
+        Box::pin(async move { rollouts::command(&self.0, &name, command).await })
     }
 
     fn renew(&self, site: &str) -> RenewalOutcome {

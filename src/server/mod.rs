@@ -9,6 +9,7 @@ mod listening;
 mod overload;
 mod prepare;
 mod reload;
+mod rollouts;
 mod state;
 mod systemd;
 mod workers;
@@ -244,6 +245,7 @@ impl Edge {
             edge.shutdown(true);
             return Err(error.into());
         }
+        core.live.rollouts.start(core.options.upgrade);
         // Only the snapshot is left of it.
         drop(config);
         if broken.is_none() {
@@ -442,6 +444,7 @@ impl EdgeHandle {
 
     fn end(&mut self, drain: bool) {
         self.watcher = None;
+        self.core.live.rollouts.stop();
         self.core.live.tls.acme().stop();
         if !self.core.estate.is_handed_over() {
             self.core.options.systemd.stopping();

@@ -21,11 +21,13 @@ use super::{
     compile::{
         FallbackBlueprint, ForwardBlueprint, RouteBlueprint, SiteBlueprint, TargetBlueprint,
     },
+    split::RolloutRoutes,
 };
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
     limit::Overload,
     policy::{self, Place},
+    rollout,
     route::HostTable,
     state::EdgeSecret,
     telemetry::{AccessLog, AccessLogConfig, metrics::Metrics},
@@ -40,6 +42,8 @@ pub struct Live {
     pub metrics: Arc<Metrics>,
     /// Endpoints, their health and discovery.
     pub upstreams: Arc<upstream::Live>,
+    /// Attempts to move traffic, and how far they are.
+    pub rollouts: Arc<rollout::Live>,
     /// Certificates and TLS policies.
     pub tls: Arc<TlsLive>,
     /// What is in flight by policies.
@@ -74,6 +78,7 @@ impl Live {
     pub fn new(state_dir: &Path, control: Handle, metrics: Arc<Metrics>) -> Self {
         Self {
             upstreams: upstream::Live::new(control.clone(), metrics.clone()),
+            rollouts: rollout::Live::new(state_dir, control.clone()),
             metrics,
             tls: TlsLive::new(state_dir, control),
             policies: policy::Live::default(),
@@ -88,6 +93,7 @@ impl Live {
     /// Forgets state that nothing has held for ten minutes.
     pub fn sweep(&self, now: Instant) {
         self.upstreams.sweep(now);
+        self.rollouts.sweep(now);
         self.policies.sweep(now);
         self.tls.sweep(now);
         self.tls.warn_of_ends(SystemTime::now());
@@ -102,16 +108,17 @@ impl Live {
     /// A certificate of the internal authority can't be made, or the access log not be opened; nothing is in force then.
     pub fn attach(&self, blueprint: Blueprint) -> Result<Snapshot, AttachError> {
         let config = blueprint.config;
+        let mut routes = RolloutRoutes::default();
         let access_log = self.access_log(&config.access_log).map_err(AttachError::AccessLog)?;
         let mut sites = Vec::with_capacity(blueprint.sites.len());
         let mut bindings = Vec::with_capacity(blueprint.sites.len());
         for site in blueprint.sites {
             bindings.push(site.listeners.clone());
-            sites.push(Arc::new(self.attach_site(site)?));
+            sites.push(Arc::new(self.attach_site(site, &mut routes)?));
         }
         // Nothing can fail from here on.
         self.upstreams.configure(&config.dns);
-        self.key_sticky_cookies(&config, blueprint.shared_secret);
+        self.key_cookies(&config, blueprint.shared_secret);
         let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()
@@ -130,6 +137,7 @@ impl Live {
             generation: self.generation.fetch_add(1, Ordering::Relaxed) + 1,
             listeners,
             sites,
+            rollouts: self.plans(&config, &upstreams, routes),
             upstreams,
             trusted_proxies: config.server.trusted_proxies.clone().into(),
             slashes: config.server.slashes,
@@ -152,6 +160,7 @@ impl Live {
         for upstream in &next.upstreams {
             upstream.put_in_force(now);
         }
+        self.rollouts.put_in_force(&next.rollouts, now);
         self.overload.configure(config.server.overload.resolve());
         self.tls.acme().configure(&config.acme);
         *self.present_log() = next.access_log.clone().map(|log| (config.access_log.clone(), log));
@@ -177,7 +186,11 @@ impl Live {
         Ok(Some(Arc::new(log)))
     }
 
-    fn attach_site(&self, site: SiteBlueprint) -> Result<Site, AttachError> {
+    fn attach_site(
+        &self,
+        site: SiteBlueprint,
+        rollouts: &mut RolloutRoutes,
+    ) -> Result<Site, AttachError> {
         let tls = match site.tls {
             Some(tls) => Some(
                 self.tls
@@ -188,7 +201,9 @@ impl Live {
         };
         Ok(Site {
             metrics: self.metrics.route(&site.name, "", None),
-            routes: site.routes.map(|route| Arc::new(self.attach_route(&site.name, route))),
+            routes: site
+                .routes
+                .map(|route| Arc::new(self.attach_route(&site.name, route, rollouts))),
             name: site.name,
             hosts: site.hosts,
             tls,
@@ -201,12 +216,21 @@ impl Live {
         })
     }
 
-    fn attach_route(&self, site: &Name, route: RouteBlueprint) -> Route {
+    fn attach_route(
+        &self,
+        site: &Name,
+        route: RouteBlueprint,
+        rollouts: &mut RolloutRoutes,
+    ) -> Route {
         let mut upstream = None;
         let target = match route.target {
             TargetBlueprint::Upstream(forward) => {
                 upstream = Some(forward.upstream.clone());
                 Target::Forward(self.attach_forward(forward))
+            }
+            TargetBlueprint::Split(split) => {
+                upstream = Some(split.stable.upstream.clone());
+                Target::Split(Box::new(self.attach_split(site, &route.name, *split, rollouts)))
             }
             TargetBlueprint::Respond(answer) => Target::Respond(answer),
             TargetBlueprint::Redirect { to, status } => Target::Redirect { to, status },
@@ -228,7 +252,7 @@ impl Live {
         }
     }
 
-    fn attach_forward(&self, forward: ForwardBlueprint) -> Forward {
+    pub(super) fn attach_forward(&self, forward: ForwardBlueprint) -> Forward {
         Forward {
             index: forward.index,
             timeouts: forward.timeouts,

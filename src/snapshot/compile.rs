@@ -14,6 +14,7 @@ use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
     limit::Criticality,
     policy::{Chain, Concurrency, Fault, Headers, Kind, Policy},
+    rollout::RolloutConfig,
     route::{
         FallbackConfig, MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RespondConfig, Rewrite,
         RouteConfig, RouteRule, RouteTable, TargetConfig, Template,
@@ -76,8 +77,16 @@ pub(super) struct RouteBlueprint {
 #[derive(Debug)]
 pub(super) enum TargetBlueprint {
     Upstream(ForwardBlueprint),
+    Split(Box<SplitBlueprint>),
     Redirect { to: Template, status: StatusCode },
     Respond(StaticAnswer),
+}
+
+#[derive(Debug)]
+pub(super) struct SplitBlueprint {
+    pub(super) rollout: Arc<RolloutConfig>,
+    pub(super) stable: ForwardBlueprint,
+    pub(super) candidate: Option<ForwardBlueprint>,
 }
 
 #[derive(Debug)]
@@ -304,6 +313,23 @@ fn compile_route(
             }
             TargetBlueprint::Upstream(forward)
         }
+        TargetConfig::Rollout(name) => {
+            let rollout = config.rollouts.iter().find(|rollout| rollout.name == *name)?;
+            let stable = forward(&rollout.stable)?;
+            let mut candidate = match &rollout.candidate {
+                Some(candidate) => Some(forward(candidate)?),
+                None => None,
+            };
+            if let Some(candidate) = &mut candidate {
+                // One promise to the client, whichever version it meets.
+                candidate.timeouts.total = stable.timeouts.total;
+            }
+            if route.retries.is_some() || is_own_time(&stable) {
+                upstream::warn_of_tries(&stable.retries, &stable.timeouts, &route.path, problems);
+            }
+            let rollout = rollout.clone();
+            TargetBlueprint::Split(Box::new(SplitBlueprint { rollout, stable, candidate }))
+        }
         TargetConfig::Redirect { to, status } => {
             TargetBlueprint::Redirect { to: to.clone(), status: *status }
         }
@@ -326,8 +352,14 @@ fn compile_route(
                 upstream::warn_of_tries(&forward.retries, &forward.timeouts, &route.path, problems);
             }
             // The client was promised an end of the whole exchange: it holds for what comes after the first upstream too.
-            if let TargetBlueprint::Upstream(first) = &target {
-                forward.timeouts.total = first.timeouts.total;
+            match &target {
+                TargetBlueprint::Upstream(first) => {
+                    forward.timeouts.total = first.timeouts.total;
+                }
+                TargetBlueprint::Split(split) => {
+                    forward.timeouts.total = split.stable.timeouts.total;
+                }
+                _ => {}
             }
             Some(FallbackBlueprint::Upstream(forward))
         }

@@ -7,6 +7,7 @@ mod attach;
 mod compile;
 mod secret;
 mod site;
+mod split;
 mod tunnel;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
@@ -15,12 +16,13 @@ use foldhash::fast::RandomState;
 
 pub use attach::{AttachError, Live};
 pub use compile::{Blueprint, Leniency, compile};
-pub use site::{Fallback, Forward, Route, Site, StaticAnswer, StaticBody, Target};
+pub use site::{Fallback, Forward, Route, Site, Split, StaticAnswer, StaticBody, Target};
 pub use tunnel::Tunnel;
 
 use crate::{
     config::ListenerLimits,
     limit::Overload,
+    rollout,
     route::{HostTable, normalise::Slashes},
     telemetry::{AccessLog, metrics::LiveSnapshot},
     tls::{SiteTls, acme::Challenges},
@@ -37,6 +39,8 @@ pub struct Snapshot {
     pub listeners: HashMap<Name, ListenerTable, RandomState>,
     /// Sites, sorted by name.
     pub sites: Vec<Arc<Site>>,
+    /// Rollouts, sorted by name.
+    pub rollouts: Vec<rollout::Plan>,
     /// Upstreams; routes name them by place.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Whose forwarding headers are believed.

@@ -7,6 +7,7 @@ use tracing::warn;
 use super::Live;
 use crate::{
     config::Config,
+    rollout::CookieKey,
     state::{EdgeSecret, EdgeSecretError, MIN_SHARED_SECRET, read_secret},
     types::{KeyPath, Problems},
     upstream::StickyKey,
@@ -33,13 +34,21 @@ pub(super) fn read_shared(config: &Config, problems: &mut Problems) -> Option<Ed
 }
 
 impl Live {
-    /// Gives upstreams with sticky sessions the key of their cookies.
-    pub(super) fn key_sticky_cookies(&self, config: &Config, shared: Option<EdgeSecret>) {
-        if config.upstreams.iter().all(|upstream| upstream.sticky.is_none()) {
+    /// Gives upstreams with sticky sessions, and rollouts, the keys of their cookies.
+    pub(super) fn key_cookies(&self, config: &Config, shared: Option<EdgeSecret>) {
+        let has_sticky_rollout = config
+            .rollouts
+            .iter()
+            .any(|rollout| matches!(rollout.sticky, Some(crate::rollout::Sticky::Cookie(_))));
+        if !has_sticky_rollout && config.upstreams.iter().all(|upstream| upstream.sticky.is_none())
+        {
             return;
         }
         match shared.map_or_else(|| self.own_secret(), Ok) {
-            Ok(secret) => self.upstreams.set_sticky_key(StickyKey::of(&secret)),
+            Ok(secret) => {
+                self.upstreams.set_sticky_key(StickyKey::of(&secret));
+                self.rollouts.set_cookie_key(CookieKey::of(&secret));
+            }
             Err(error) => warn!(%error, "no sticky sessions: there is no key for their cookies"),
         }
     }

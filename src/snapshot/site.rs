@@ -10,6 +10,7 @@ use regex::Regex;
 use crate::{
     limit::Criticality,
     policy::Chain,
+    rollout::{Assignment, Side},
     route::{Rewrite, RouteTable, Template},
     telemetry::metrics::{RouteMetrics, UpstreamMetrics},
     tls::{CertificateHeader, SiteTls},
@@ -72,6 +73,8 @@ pub struct Route {
 pub enum Target {
     /// To an upstream.
     Forward(Forward),
+    /// To one of the two upstreams of a rollout.
+    Split(Box<Split>),
     /// Elsewhere.
     Redirect {
         /// The `Location`.
@@ -81,6 +84,25 @@ pub enum Target {
     },
     /// An answer from here.
     Respond(StaticAnswer),
+}
+
+/// Both ways of a route with a rollout.
+#[derive(Debug)]
+pub struct Split {
+    /// To the stable.
+    pub stable: Forward,
+    /// To the candidate, and who goes there; `None` in the steady state.
+    pub candidate: Option<(Forward, Arc<Assignment>)>,
+}
+
+impl Split {
+    /// The way to a side; the stable's where there is no other.
+    pub fn to(&self, side: Side) -> &Forward {
+        match (&self.candidate, side) {
+            (Some((candidate, _)), Side::Candidate) => candidate,
+            _ => &self.stable,
+        }
+    }
 }
 
 /// How a route's requests go to their upstream.

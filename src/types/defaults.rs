@@ -199,3 +199,11 @@ pub const ROLLOUT_CONFIDENCE: f64 = 0.999;
 pub const MAX_ERROR_INCREASE: f64 = 0.005;
 /// By how much more of its answers a candidate may exceed the stable's p95 and p99.
 pub const MAX_LATENCY_INCREASE: f64 = 0.05;
+/// The steps of a canary.
+pub const CANARY_STEPS: [&str; 3] = ["1% 2m", "10% 5m", "50% 5m"];
+/// Failures of one client network that count in a minute.
+pub const MAX_CLIENT_FAILURES: NonZeroU32 = number!(3);
+/// Probes in a row that must find a candidate healthy before it gets requests.
+pub const PREFLIGHT_HEALTHY: u32 = 3;
+/// How long a switch of blue-green is watched.
+pub const BLUE_GREEN_WATCH: HumanDuration = HumanDuration::from_secs(300);

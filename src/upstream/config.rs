@@ -505,7 +505,8 @@ impl RawHealthCheckTable {
 }
 
 impl RawStatuses {
-    fn parse_into(&self, path: &KeyPath, into: &mut Vec<(u16, u16)>, problems: &mut Problems) {
+    /// Adds the inclusive ranges that are written.
+    pub fn parse_into(&self, path: &KeyPath, into: &mut Vec<(u16, u16)>, problems: &mut Problems) {
         let range = match self {
             Self::Code(code) => Some((*code, *code)),
             Self::Range(text) => {

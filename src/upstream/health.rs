@@ -52,6 +52,8 @@ pub(super) struct HealthState {
     pub(super) since: SystemTime,
     /// The last failed probe: what and when. It stays after the endpoint has recovered.
     pub(super) last_error: Option<(Arc<str>, SystemTime)>,
+    /// Good probes in a row, up to now.
+    pub(super) good_in_a_row: u32,
     /// Probes in a row that speak against the verdict.
     against: u32,
     /// The next outcome decides at once.
@@ -65,6 +67,7 @@ impl HealthState {
             verdict: Verdict::Unknown,
             since: now,
             last_error: None,
+            good_in_a_row: 0,
             against: 0,
             decides_at_once: true,
         }
@@ -72,6 +75,7 @@ impl HealthState {
 
     /// Probing starts again after a pause: the verdict stands until the next outcome, which decides at once.
     pub(super) fn resume(&mut self) {
+        self.good_in_a_row = 0;
         self.against = 0;
         self.decides_at_once = true;
     }
@@ -89,8 +93,12 @@ impl HealthState {
         now: SystemTime,
     ) -> bool {
         let (found, needed) = match outcome {
-            Ok(()) => (Verdict::Healthy, thresholds.healthy_after),
+            Ok(()) => {
+                self.good_in_a_row = self.good_in_a_row.saturating_add(1);
+                (Verdict::Healthy, thresholds.healthy_after)
+            }
             Err(error) => {
+                self.good_in_a_row = 0;
                 self.last_error = Some((error, now));
                 (Verdict::Unhealthy, thresholds.unhealthy_after)
             }

@@ -99,7 +99,9 @@ pub use retries_config::{RawRetries, RawRetryBudget, RawRetryOn, Retries};
 pub use retry::{Again, FailedTry, NotAgain, TryFailure};
 pub use retry_budget::RetryBudgetConfig;
 pub use srv::Srv;
-pub use status::{EjectedStatus, EndpointStatus, NameStatus, ServiceStatus, UpstreamStatus};
+pub use status::{
+    EjectedStatus, EndpointStatus, NameStatus, ServiceStatus, SetStanding, UpstreamStatus,
+};
 pub use sticky::{StickyKey, StickyValue};
 pub use sticky_config::{RawSticky, RawStickyTable, SameSite, StickyConfig};
 pub use tls_config::{
@@ -279,6 +281,11 @@ impl Upstream {
     /// There are as many as there may be.
     pub fn open_connection(&self) -> Result<OpenConnection, TooManyConnections> {
         self.live.gates.connections().open()
+    }
+
+    /// What is known of its endpoints: how many are in service, and how many of them so many probes in a row have found healthy.
+    pub fn standing(&self, good_probes: u32) -> SetStanding {
+        self.set.standing(good_probes)
     }
 
     /// Whether at least one endpoint is known to be healthy.

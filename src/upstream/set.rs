@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    Blueprint, NoEndpoint, Picked, Wish,
+    Blueprint, NoEndpoint, Picked, SetStanding, Wish,
     config::{EndpointConfig, HealthCheckConfig},
     discovery::{AddressSet, DiscoveredEndpoint},
     eligible::Eligible,
@@ -204,6 +204,22 @@ impl EndpointSet {
             && self.lock().iter().all(|member| {
                 member.health.as_ref().is_none_or(|(health, _)| health.has_been_probed())
             })
+    }
+
+    /// What is known of its endpoints, for those who decide on its traffic.
+    pub(super) fn standing(&self, good_probes: u32) -> SetStanding {
+        let in_service = self.eligible.load().in_service;
+        let members = self.lock();
+        let has_weight = |member: &&Arc<Member>| member.weight > 0;
+        let is_proven = |member: &&Arc<Member>| match &member.health {
+            None => good_probes == 0,
+            Some((health, _)) => health.state().good_in_a_row >= good_probes,
+        };
+        SetStanding {
+            endpoints: members.iter().filter(has_weight).count(),
+            in_service,
+            proven: members.iter().filter(has_weight).filter(is_proven).count(),
+        }
     }
 
     pub(super) fn endpoint_status(&self) -> Vec<EndpointStatus> {

@@ -30,6 +30,17 @@ pub struct UpstreamStatus {
     pub gates: GateStatus,
 }
 
+/// What is known of an upstream's endpoints, for those who decide on its traffic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetStanding {
+    /// Those with a weight.
+    pub endpoints: usize,
+    /// Those that nothing speaks against: neither probes nor traffic.
+    pub in_service: usize,
+    /// Those that so many probes in a row, as were asked for, have found healthy.
+    pub proven: usize,
+}
+
 /// How an upstream stands as a whole.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ServiceStatus {

@@ -106,7 +106,8 @@ impl RawUpstream {
 }
 
 impl RawStickyTable {
-    fn parse(&self, path: &KeyPath, problems: &mut Problems) -> StickyConfig {
+    /// Parses a cookie, for whatever it is given.
+    pub fn parse(&self, path: &KeyPath, problems: &mut Problems) -> StickyConfig {
         // A token of HTTP is what a cookie's name must be, too.
         if http::Method::from_bytes(self.cookie.as_bytes()).is_err() {
             problems

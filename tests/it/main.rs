@@ -63,6 +63,7 @@ mod reload;
 mod reload_time;
 mod retries;
 mod rollout_analysis;
+mod rollouts;
 mod routing;
 mod service_manager;
 mod shutdown;

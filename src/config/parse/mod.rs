@@ -3,6 +3,7 @@
 //! Everything that is wrong is reported. What the decoder took out is known here, so that nothing is reported twice.
 
 mod reach;
+mod rollouts;
 mod sent_on;
 mod sites;
 mod upstreams;
@@ -48,6 +49,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         .iter()
         .map(|(name, policy)| policy.parse(name, &root.key("policies").key(name), problems))
         .collect();
+    let rollouts = rollouts::parse(raw, &upstreams, problems);
     let acme = raw.acme.parse(&root.key("acme"), problems);
     let sites = sites::parse(raw, context, &listeners, &acme, &mut upstreams, problems);
     for site in &sites {
@@ -84,6 +86,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         listeners,
         sites,
         policies,
+        rollouts,
         upstreams: upstreams.into_sorted(),
     }
 }
@@ -160,6 +163,7 @@ impl<'a> Known<'a> {
 /// All names that can be referred to.
 struct Names<'a> {
     listeners: Known<'a>,
+    rollouts: Known<'a>,
     sites: Known<'a>,
     policies: Known<'a>,
 }
@@ -169,6 +173,7 @@ impl<'a> Names<'a> {
         let bound = raw.listeners.keys().chain(listeners.iter().map(|listener| &listener.name));
         Self {
             listeners: Known::new("listener", "listeners", bound, context),
+            rollouts: Known::new("rollout", "rollouts", raw.rollouts.keys(), context),
             sites: Known::new("site", "sites", raw.sites.keys(), context),
             policies: Known::new("policy", "policies", raw.policies.keys(), context),
         }
@@ -254,15 +259,22 @@ fn comparable(address: &ListenAddress) -> Option<ListenAddress> {
     }
 }
 
-/// Upstreams and policies that nothing refers to are most likely misspelled somewhere.
+/// Upstreams, policies and rollouts that nothing refers to are most likely misspelled somewhere.
 fn warn_of_unused(raw: &Raw, problems: &mut Problems) {
     let mut upstreams = BTreeSet::new();
     let mut policies = BTreeSet::new();
+    let mut rollouts = BTreeSet::new();
+    for rollout in raw.rollouts.values() {
+        upstreams.extend(&rollout.stable);
+        upstreams.extend(&rollout.candidate);
+    }
     for site in raw.sites.values() {
         upstreams.extend(&site.upstream);
+        rollouts.extend(&site.rollout);
         policies.extend(&site.policies);
         for route in site.routes.values() {
             upstreams.extend(&route.upstream);
+            rollouts.extend(&route.rollout);
             upstreams.extend(route.fallback.as_ref().and_then(|other| other.upstream.as_ref()));
             policies.extend(&route.policies);
         }
@@ -279,6 +291,9 @@ fn warn_of_unused(raw: &Raw, problems: &mut Problems) {
                 "no route and no listener uses this upstream",
             )
             .at_key();
+    }
+    for name in raw.rollouts.keys().filter(|name| !rollouts.contains(name)) {
+        problems.warning(&KeyPath::of(&["rollouts", name]), "no route uses this rollout").at_key();
     }
     for name in raw.policies.keys().filter(|name| !policies.contains(name)) {
         problems

@@ -206,6 +206,9 @@ impl Parser<'_> {
         if let Some(upstream) = &route.upstream {
             upstreams.check(upstream, &path.key("upstream"), self.problems);
         }
+        if let Some(rollout) = &route.rollout {
+            self.names.rollouts.check(rollout, &path.key("rollout"), self.problems);
+        }
         if let Some(upstream) = route.fallback.as_ref().and_then(|other| other.upstream.as_ref()) {
             upstreams.check(upstream, &path.key("fallback").key("upstream"), self.problems);
         }
@@ -225,6 +228,7 @@ impl Parser<'_> {
         let targets = [
             ("upstream", site.upstream.is_some()),
             ("endpoints", site.endpoints.is_some()),
+            ("rollout", site.rollout.is_some()),
             ("redirect", site.redirect.is_some()),
             ("respond", site.respond.is_some()),
         ];
@@ -245,6 +249,7 @@ impl Parser<'_> {
         let route = RawRoute {
             upstream: site.upstream.clone(),
             endpoints: site.endpoints.clone(),
+            rollout: site.rollout.clone(),
             redirect: site.redirect.clone(),
             respond: site.respond.clone(),
             ..Default::default()

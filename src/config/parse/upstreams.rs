@@ -41,6 +41,11 @@ impl<'a> Upstreams<'a> {
         self.known.check(name, path, problems);
     }
 
+    /// Whether an upstream has a health check, if there is such an upstream.
+    pub(super) fn has_health_check(&self, name: &Name) -> Option<bool> {
+        self.parsed.get(name).map(|upstream| upstream.health_check.is_some())
+    }
+
     /// Where an upstream says that it speaks TLS to its endpoints, if it does.
     pub(super) fn tls_of(&self, name: &Name) -> Option<KeyPath> {
         let upstream = self.parsed.get(name).filter(|upstream| upstream.tls.is_some())?;

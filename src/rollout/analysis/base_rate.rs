@@ -21,6 +21,17 @@ impl BaseRate {
         Self { trials: PRIOR_TRIALS, events: PRIOR_TRIALS * rate }
     }
 
+    /// What is to be kept: requests, and events in them.
+    pub(super) fn numbers(&self) -> [f64; 2] {
+        [self.trials, self.events]
+    }
+
+    /// What was kept; `None` where it can't have been ours.
+    pub(super) fn restored([trials, events]: [f64; 2]) -> Option<Self> {
+        let is_rate = trials.is_finite() && events > 0.0 && events < trials;
+        is_rate.then_some(Self { trials, events })
+    }
+
     /// Above 0 and below 1.
     pub(super) fn rate(&self) -> f64 {
         self.events / self.trials

@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     counts::{Batch, Outcomes, Sides},
     verdict::Criterion,
@@ -20,7 +22,7 @@ const LEAST_CANDIDATE: u64 = 4;
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Requests of one side in a block, and those with an event: a failure or a slow answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trials {
     /// Requests.
     pub trials: u64,

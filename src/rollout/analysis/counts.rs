@@ -3,8 +3,10 @@
 //! Invariant: batches of one window can be added in any order, so that the counts of workers, and later of replicas,
 //! become one batch. Counts saturate; they never wrap.
 
+use serde::{Deserialize, Serialize};
+
 /// What became of the tries that one side was given.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcomes {
     /// Tries that were answered well.
     pub successes: u64,
@@ -35,7 +37,7 @@ impl Outcomes {
 }
 
 /// Outcomes of both sides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sides {
     /// What the stable's tries became.
     pub stable: Outcomes,

@@ -14,7 +14,10 @@
 //!
 //! Everything is a logarithm, so that neither billions of counts nor a single block can overflow.
 
-use super::starts::{Schedule, Starts};
+use super::{
+    saved::SavedEvidence,
+    starts::{Schedule, Starts},
+};
 
 /// How many alternatives a portfolio bets on.
 pub(super) const ALTERNATIVES: usize = 7;
@@ -53,6 +56,18 @@ impl Evidence {
                 *worth = ln_sum([*worth, each]);
             }
         }
+    }
+
+    /// What is to be kept of it.
+    pub(super) fn save(&self) -> SavedEvidence {
+        let (event_blocks, requests, out, released) = self.starts.numbers();
+        SavedEvidence { ln_worth: self.ln_worth, event_blocks, requests, out, released }
+    }
+
+    /// The same bets with what was kept.
+    pub(super) fn with(&self, saved: &SavedEvidence) -> Self {
+        let SavedEvidence { ln_worth, event_blocks, requests, out, released } = *saved;
+        Self { ln_worth, starts: self.starts.with(event_blocks, requests, out, released) }
     }
 
     /// Logarithm of the evidence.

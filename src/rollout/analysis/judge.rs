@@ -173,6 +173,25 @@ impl Analysis {
         Verdict::Good
     }
 
+    /// The evidence on each criterion.
+    pub(super) fn evidence(&self) -> [&Strata; 3] {
+        self.tests.each_ref().map(|test| &test.evidence)
+    }
+
+    pub(super) fn evidence_mut(&mut self) -> [&mut Strata; 3] {
+        self.tests.each_mut().map(|test| &mut test.evidence)
+    }
+
+    /// Goes on with what was counted and found before.
+    pub(super) fn resume(&mut self, totals: Sides, compared: u64, finding: Option<Finding>) {
+        (self.totals, self.compared, self.finding) = (totals, compared, finding);
+    }
+
+    /// Requests of the candidate that were compared in this step.
+    pub fn compared(&self) -> u64 {
+        self.compared
+    }
+
     /// Why the candidate is bad, if it is: the verdict's quickest question.
     pub fn finding(&self) -> Option<&Finding> {
         self.finding.as_ref()

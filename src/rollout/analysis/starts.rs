@@ -53,6 +53,22 @@ impl Starts {
         Self { schedule, event_blocks: 0, requests: 0, out: [0.0; 2], released: schedule.first }
     }
 
+    /// Blocks with an event, requests, and what is out: what is kept of it.
+    pub(super) fn numbers(&self) -> (u64, u64, [f64; 2], f64) {
+        (self.event_blocks, self.requests, self.out, self.released)
+    }
+
+    /// The same schedule with what was kept.
+    pub(super) fn with(
+        &self,
+        event_blocks: u64,
+        requests: u64,
+        out: [f64; 2],
+        released: f64,
+    ) -> Self {
+        Self { schedule: self.schedule, event_blocks, requests, out, released }
+    }
+
     /// Money not staked yet, from 0 to 1.
     pub(super) fn kept(&self) -> f64 {
         (1.0 - self.released).max(0.0)

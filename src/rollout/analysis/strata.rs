@@ -19,6 +19,7 @@ use super::{
     bet,
     block::Block,
     evidence::{ALTERNATIVES, Evidence, RATIOS, ln_sum},
+    saved::{SavedEvidence, SavedStratum},
     settings::TOGETHER,
     starts::Schedule,
     verdict::Scope,
@@ -89,6 +90,45 @@ impl Strata {
             own.ln_part = self.ln_alone_weight + evidence.ln_total();
         }
         self.ln_total = self.sum();
+    }
+
+    /// The portfolio over all strata.
+    pub(super) fn together(&self) -> &Evidence {
+        &self.together
+    }
+
+    /// What is to be kept of each stratum.
+    pub(super) fn save_alone(&self) -> Vec<SavedStratum> {
+        let save = |one: &Alone| SavedStratum {
+            evidence: one.evidence.as_ref().map(Evidence::save),
+            base: one.base.numbers(),
+        };
+        self.alone.iter().map(save).collect()
+    }
+
+    /// Takes what was kept; `None` where it does not fit.
+    pub(super) fn restore(
+        &mut self,
+        together: &SavedEvidence,
+        alone: &[SavedStratum],
+    ) -> Option<()> {
+        if alone.len() != self.alone.len() {
+            return None;
+        }
+        self.together = self.together.restored(together)?;
+        for (one, saved) in self.alone.iter_mut().zip(alone) {
+            one.base = BaseRate::restored(saved.base)?;
+            match (&mut one.evidence, &saved.evidence) {
+                (None, None) => {}
+                (Some(evidence), Some(saved)) => {
+                    *evidence = evidence.restored(saved)?;
+                    one.ln_part = self.ln_alone_weight + evidence.ln_total();
+                }
+                _ => return None,
+            }
+        }
+        self.ln_total = self.sum();
+        Some(())
     }
 
     /// Logarithm of the criterion's evidence.

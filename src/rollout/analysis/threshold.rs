@@ -35,6 +35,24 @@ impl Default for LatencyCounts {
 }
 
 impl LatencyCounts {
+    /// How many buckets there are.
+    pub const BUCKETS: usize = BUCKETS;
+
+    /// The bucket of a time.
+    pub fn bucket_of(time: Duration) -> usize {
+        bucket_of(time)
+    }
+
+    /// What was counted elsewhere, by bucket.
+    pub fn of_buckets(counts: impl Iterator<Item = u32>) -> Self {
+        let mut buckets: Box<[u32]> = counts.take(BUCKETS).collect();
+        if buckets.len() < BUCKETS {
+            buckets = buckets.into_iter().chain(std::iter::repeat(0)).take(BUCKETS).collect();
+        }
+        let total = buckets.iter().map(|n| u64::from(*n)).sum();
+        Self { buckets, total }
+    }
+
     /// Counts one time.
     pub fn record(&mut self, time: Duration) {
         if let Some(bucket) = self.buckets.get_mut(bucket_of(time)) {
@@ -49,6 +67,14 @@ impl LatencyCounts {
             *bucket = bucket.saturating_add(*more);
         }
         self.total = self.buckets.iter().map(|n| u64::from(*n)).sum();
+    }
+
+    /// Adds what was counted elsewhere, and forgets by halves what is more than `most`.
+    pub fn add_within(&mut self, other: &Self, most: u64) {
+        self.add(other);
+        while self.total() > most {
+            self.halve();
+        }
     }
 
     /// How many times were counted.
@@ -117,10 +143,7 @@ pub(super) struct Estimator {
 
 impl Estimator {
     pub(super) fn learn(&mut self, stable: &LatencyCounts) {
-        self.counts.add(stable);
-        while self.counts.total() > MOST {
-            self.counts.halve();
-        }
+        self.counts.add_within(stable, MOST);
     }
 
     /// None before enough times are known.

@@ -2,10 +2,12 @@
 
 use std::{fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::block::Trials;
 
 /// What is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Criterion {
     /// Tries that failed.
     Failures,
@@ -31,7 +33,7 @@ impl fmt::Display for Criterion {
 }
 
 /// Where a difference shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// Over all routes together.
     All,
@@ -40,7 +42,7 @@ pub enum Scope {
 }
 
 /// Why the candidate is bad.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// What it does more often than the stable, by more than the tolerance.
     pub criterion: Criterion,

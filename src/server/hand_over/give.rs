@@ -57,6 +57,8 @@ impl Core {
         let offered = spawn_blocking(move || offer(channel, passed));
         let (channel, taken) = offered.await.map_err(io::Error::other)??;
         self.leave(|label| taken.contains(label));
+        // The new process decides from here on, and begins with what this one writes down.
+        self.live.rollouts.stop();
         info!(process = channel.peer, listeners = taken.len(), "handed over");
         // Before the new process speaks for the service itself.
         self.options.systemd.main_process_is(channel.peer);

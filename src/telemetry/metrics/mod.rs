@@ -13,6 +13,7 @@ mod limits;
 mod listener;
 mod names;
 mod reference;
+mod rollouts;
 mod route;
 mod sample;
 mod series;
@@ -40,6 +41,7 @@ pub use self::{
         LimitReached, Limited, LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
     },
     reference::reference,
+    rollouts::{RolloutSample, RolloutSideSample},
     route::{InFlight, RouteMetrics},
     sample::{CertificateSample, EndpointSample, Samples, UpstreamSample},
     tunnel::{OpenTunnel, TunnelMetrics},
@@ -369,6 +371,7 @@ impl Metrics {
         let mut families = self.registry.gather();
         families.extend(series::of_routes(self.routes.all()));
         families.extend(sample::families(samples));
+        families.extend(rollouts::families(&samples.rollouts));
         families.extend(limits::families(&samples.upstreams, &samples.edge));
         // The encoder refuses a family without series.
         families.retain(|family| !family.get_metric().is_empty());

@@ -151,6 +151,22 @@ definitions! {
         EDGE_MEMORY: Gauge "tidegate_resident_memory_bytes" []
             "Resident memory, where `server.overload.max_memory` is in force.";
     }
+    "Rollouts": {
+        ROLLOUT_SHARE: Gauge "tidegate_rollout_share_ratio" ["rollout", "side", "upstream"]
+            "The side's share of the requests that are dealt, from 0 to 1.";
+        ROLLOUT_PHASE: Gauge "tidegate_rollout_phase" ["rollout", "phase"]
+            "1 for the phase that the rollout is in.";
+        ROLLOUT_REQUESTS: Counter "tidegate_rollout_requests_total" ["rollout", "side"]
+            "Tries that were compared since the attempt began.";
+        ROLLOUT_FAILURES: Counter "tidegate_rollout_failures_total" ["rollout", "side"]
+            "Those of them that failed.";
+        ROLLOUT_DOUBT: Gauge "tidegate_rollout_healthy_probability_ratio" ["rollout"]
+            "The probability that a healthy candidate would ever look as bad as this one does, at most. Only while it is judged.";
+        ROLLOUT_FILE_DIFFERS: Gauge "tidegate_rollout_file_differs" ["rollout"]
+            "1 where what is live is not what the file says, and holds only as long as the state directory does; else 0.";
+        ROLLOUT_EVENTS: Counter "tidegate_rollout_events_total" ["rollout", "event"]
+            "What happened to the rollout.";
+    }
     "Certificates": {
         CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
             "When the site's certificate ends, in seconds since 1970; the earliest of several.";

@@ -7,6 +7,7 @@ use super::{
     limits::EdgeSample,
     names::{self, EjectionReason, Fault},
     register,
+    rollouts::RolloutSample,
 };
 use crate::types::{EndpointAddress, Name};
 
@@ -19,6 +20,8 @@ pub struct Samples {
     pub endpoints: Vec<EndpointSample>,
     /// Certificates.
     pub certificates: Vec<CertificateSample>,
+    /// Rollouts.
+    pub rollouts: Vec<RolloutSample>,
     /// The edge as a whole.
     pub edge: EdgeSample,
 }

@@ -48,7 +48,22 @@ fn every_metric_can_be_registered() {
     route.limited(Limited::UpstreamFull);
     route.shed(0);
     route.waited(Duration::from_millis(1));
+    let rollout = RolloutSample {
+        rollout: "shop".parse().unwrap(),
+        phase: "step",
+        file_differs: false,
+        doubt: Some(0.5),
+        sides: vec![RolloutSideSample {
+            side: "candidate",
+            upstream: "web".parse().unwrap(),
+            share: 0.1,
+            requests: 10,
+            failures: 1,
+        }],
+        events: vec![("step", 1)],
+    };
     let text = metrics.render(&Samples {
+        rollouts: vec![rollout],
         upstreams: vec![upstream],
         endpoints: vec![sample("10.0.0.1:80", true)],
         certificates: vec![certificate],
@@ -202,6 +217,7 @@ fn endpoints_and_certificates_leave_no_series_behind() {
         is_standing_in: None,
     };
     let text = metrics.render(&Samples {
+        rollouts: Vec::new(),
         upstreams: Vec::new(),
         endpoints: vec![sample("10.0.0.1:80", true), sample("unix:/run/a\"b.sock", false)],
         certificates: vec![certificate(50), certificate(40)],

@@ -1,0 +1,241 @@
+//! Blue-green: one side has all requests; a switch is one store, there and back.
+//!
+//! After a switch the new live side is judged for a while by what the other side was before ([`super::baseline`]).
+
+use std::time::Duration;
+
+use super::{
+    command::{Command, Refused},
+    event::EventKind,
+    hold::Hold,
+    machine::{Facts, Machine},
+    progress::{Phase, Progress},
+};
+use crate::{
+    rollout::{
+        analysis::{Analysis, Sides},
+        dial::Side,
+        plan::{BlueGreen, Strategy},
+    },
+    types::{HumanDuration, Name},
+};
+
+impl Machine {
+    fn blue_green(&self) -> Option<&BlueGreen> {
+        match &self.plan.strategy {
+            Strategy::BlueGreen(plan) => Some(plan),
+            Strategy::Canary(_) => None,
+        }
+    }
+
+    fn upstream_of(&self, side: Side) -> Name {
+        match (side, &self.plan.candidate) {
+            (Side::Candidate, Some(candidate)) => candidate.clone(),
+            _ => self.plan.stable.clone(),
+        }
+    }
+
+    pub(super) fn adopt_blue_green(&mut self) {
+        let plan = self.plan.clone();
+        let is_side = |name: &Name| *name == plan.stable || plan.candidate.as_ref() == Some(name);
+        let is_own = self.progress.phase.is_blue_green() || self.progress.target.is_some();
+        if !is_own {
+            self.progress = Progress { phase: Phase::Live, ..Progress::default() };
+        }
+        self.progress.revision.clone_from(&plan.revision);
+        let live_in_file = self.blue_green().map(|plan| plan.live.clone());
+        // What is not in the plan can't be live; what the file says needs no state.
+        let live = self.progress.live.take().filter(is_side);
+        self.progress.live = live.filter(|live| Some(live) != live_in_file.as_ref());
+        if self.progress.target.as_ref().is_some_and(|target| !is_side(target)) {
+            self.progress.target = None;
+            self.progress.phase = Phase::Live;
+        }
+    }
+
+    pub(super) fn observe_blue_green(
+        &mut self,
+        now: Duration,
+        stratum: usize,
+        step: u32,
+        sides: &Sides,
+    ) {
+        let live = match self.live_side() {
+            Side::Stable => sides.stable,
+            Side::Candidate => sides.candidate,
+        };
+        if self.progress.phase != Phase::Watch {
+            self.baseline.add(now, stratum, &live);
+            return;
+        }
+        // Late answers of the side that was live before are no news.
+        if step != self.number || live.requests() == 0 {
+            return;
+        }
+        let before = self.baseline.take(stratum, live.requests());
+        if before.requests() > 0 {
+            let batch = self.batch(stratum, step, Sides { stable: before, candidate: live });
+            self.analysis.observe(now, &batch);
+        }
+    }
+
+    pub(super) fn look_at_blue_green(&mut self, now: Duration, passed: Duration, facts: &Facts) {
+        match self.progress.phase {
+            Phase::Preflight => {
+                let side = self.live_side().other();
+                self.hold = self.candidate_hold(facts.of(side));
+                if self.progress.is_paused {
+                    self.hold = Some(Hold::Paused);
+                }
+                if self.hold.is_none() {
+                    self.switch_to(side, now, "a person has switched");
+                }
+            }
+            Phase::Watch => self.watch(now, passed, facts),
+            _ => self.hold = None,
+        }
+    }
+
+    fn watch(&mut self, now: Duration, passed: Duration, facts: &Facts) {
+        let live = self.live_side();
+        let is_down = self.was_up.get(live as usize).copied().unwrap_or_default()
+            && facts.of(live).in_service == 0
+            && facts.of(live.other()).in_service > 0;
+        let bad = if let Some(finding) = self.analysis.finding() {
+            Some(self.describe(finding))
+        } else {
+            is_down.then(|| format!("no endpoint of \"{}\" is in service", self.upstream_of(live)))
+        };
+        if let Some(text) = bad {
+            self.return_to(live.other(), now, &text);
+            return;
+        }
+        if !self.progress.is_paused {
+            self.progress.passed += passed;
+        }
+        let needed = self.blue_green().map_or(Duration::ZERO, |plan| plan.watch);
+        let passed = self.progress.passed;
+        if passed >= needed {
+            self.end_watch();
+            let text = format!(
+                "\"{}\" stays live: nothing spoke against it for {}",
+                self.upstream_of(live),
+                HumanDuration(needed)
+            );
+            self.tell(EventKind::Ready, text);
+        } else {
+            self.hold = Some(Hold::Time { passed, needed });
+        }
+    }
+
+    fn end_watch(&mut self) {
+        self.progress.phase = Phase::Live;
+        self.progress.is_paused = false;
+        self.hold = None;
+        self.baseline.clear();
+        self.analysis = Analysis::new(&self.settings);
+    }
+
+    /// All requests go to `side` from now on, and it is watched.
+    fn switch_to(&mut self, side: Side, now: Duration, why: &str) {
+        let upstream = self.upstream_of(side);
+        self.set_live(&upstream);
+        self.progress.phase = Phase::Watch;
+        self.progress.passed = Duration::ZERO;
+        self.next_number(now);
+        let compared = match self.baseline.requests() {
+            0 => "nothing is known of the other side to compare it with".to_owned(),
+            requests => format!("it is compared with {requests} requests of the other side"),
+        };
+        let text = format!("{why}: \"{upstream}\" has all requests; {compared}");
+        self.reason(text.clone());
+        self.tell(EventKind::Switched, text);
+    }
+
+    /// Back to the side that was live before.
+    fn return_to(&mut self, side: Side, now: Duration, why: &str) {
+        let upstream = self.upstream_of(side);
+        self.set_live(&upstream);
+        self.next_number(now);
+        self.end_watch();
+        let text = format!("{why}: \"{upstream}\" has all requests again");
+        self.reason(text.clone());
+        self.tell(EventKind::RolledBack, text);
+    }
+
+    fn set_live(&mut self, upstream: &Name) {
+        let is_files = self.blue_green().is_some_and(|plan| plan.live == *upstream);
+        self.progress.live = (!is_files).then(|| upstream.clone());
+        self.progress.target = None;
+        self.hold = None;
+    }
+
+    pub(super) fn command_blue_green(
+        &mut self,
+        command: Command,
+        now: Duration,
+        facts: &Facts,
+    ) -> Result<(), Refused> {
+        let other = self.live_side().other();
+        match (command, self.progress.phase) {
+            (Command::Switch, Phase::Live) => {
+                self.progress.target = Some(self.upstream_of(other));
+                self.progress.phase = Phase::Preflight;
+                if self.candidate_hold(facts.of(other)).is_none() {
+                    self.switch_to(other, now, "a person has switched");
+                } else {
+                    let text = format!(
+                        "\"{}\" is looked at before it gets any request",
+                        self.upstream_of(other)
+                    );
+                    self.tell(EventKind::Started, text);
+                }
+            }
+            // Back to what was live a moment ago: it has shown that it can.
+            (Command::Switch | Command::Abort, Phase::Watch) => {
+                let upstream = self.upstream_of(other);
+                self.set_live(&upstream);
+                self.next_number(now);
+                self.end_watch();
+                let text = format!("a person has switched back: \"{upstream}\" has all requests");
+                self.reason(text.clone());
+                self.tell(EventKind::Switched, text);
+            }
+            (Command::Abort, Phase::Preflight) => {
+                self.progress.phase = Phase::Live;
+                self.progress.target = None;
+                self.hold = None;
+                self.tell(EventKind::Aborted, "a person has called the switch off");
+            }
+            (Command::Pause, Phase::Preflight | Phase::Watch) if !self.progress.is_paused => {
+                self.progress.is_paused = true;
+                self.tell(
+                    EventKind::Paused,
+                    "it waits until it is resumed; what is live is judged on",
+                );
+            }
+            (Command::Resume, Phase::Preflight | Phase::Watch) if self.progress.is_paused => {
+                self.progress.is_paused = false;
+                self.tell(EventKind::Resumed, "it goes on");
+            }
+            (Command::Promote, Phase::Watch) => {
+                let live = self.upstream_of(self.live_side());
+                self.end_watch();
+                let text = format!("a person has ended the watch: \"{live}\" stays live");
+                self.tell(EventKind::Ready, text);
+            }
+            _ => return Err(refuse(command, self.progress.phase)),
+        }
+        Ok(())
+    }
+}
+
+fn refuse(command: Command, phase: Phase) -> Refused {
+    Refused(match (command, phase) {
+        (Command::Switch, _) => "a switch is under way already".to_owned(),
+        (Command::Start, _) => "blue-green has no steps to start; use `switch`".to_owned(),
+        (Command::Pause, Phase::Preflight | Phase::Watch) => "it is paused already".to_owned(),
+        (Command::Resume, _) => "nothing waits for a person".to_owned(),
+        _ => format!("there is nothing to {}: no switch is under way", command.word()),
+    })
+}

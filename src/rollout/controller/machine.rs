@@ -1,0 +1,427 @@
+//! The state machine of one rollout: what every strategy has in common.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{
+    baseline::Baseline,
+    command::{Command, Refused},
+    event::{Event, EventKind},
+    hold::Hold,
+    progress::{Phase, Progress, Reason},
+};
+use crate::{
+    rollout::{
+        analysis::{
+            Analysis, Batch, Finding, LatencyCounts, Scope, Settings, Sides, Thresholds, Window,
+        },
+        dial::Side,
+        plan::{RolloutConfig, Strategy},
+    },
+    types::Percent,
+    upstream::SetStanding,
+};
+
+/// Between two looks no more time than this counts: the machine that the edge runs on may have slept.
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
+
+/// What is known of the world at one look.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::rollout) struct Facts {
+    /// The stable's endpoints.
+    pub stable: SetStanding,
+    /// The candidate's.
+    pub candidate: SetStanding,
+    /// The calendar, for schedules and for showing.
+    pub wall: Timestamp,
+}
+
+impl Facts {
+    pub(super) fn of(&self, side: Side) -> &SetStanding {
+        match side {
+            Side::Stable => &self.stable,
+            Side::Candidate => &self.candidate,
+        }
+    }
+}
+
+/// What the dial is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::rollout) struct Setting {
+    /// The candidate's share.
+    pub share: Percent,
+    /// The number under which tries are counted.
+    pub number: u32,
+    /// Whether the candidate may get any request.
+    pub is_in_play: bool,
+}
+
+/// A rollout's state machine.
+#[derive(Debug)]
+pub(in crate::rollout) struct Machine {
+    pub(super) plan: Arc<RolloutConfig>,
+    /// Names of the routes, by their numbers.
+    pub(super) routes: Vec<String>,
+    pub(super) progress: Progress,
+    pub(super) analysis: Analysis,
+    pub(super) settings: Settings,
+    pub(super) fingerprint: u64,
+    /// Nothing was known of this rollout before.
+    pub(super) is_unknown: bool,
+    pub(super) number: u32,
+    last_look: Option<Duration>,
+    intervals: u64,
+    pub(super) hold: Option<Hold>,
+    told: Option<Hold>,
+    pub(super) baseline: Baseline,
+    /// Whether each side has had an endpoint in service since the plan was taken.
+    pub(super) was_up: [bool; 2],
+    is_down: [bool; 2],
+    pub(super) wall: i64,
+    pub(super) events: Vec<Event>,
+}
+
+impl Machine {
+    /// Begins with what was kept, if anything was.
+    pub(in crate::rollout) fn new(
+        plan: Arc<RolloutConfig>,
+        routes: Vec<String>,
+        fingerprint: u64,
+        kept: Option<Progress>,
+        now: Duration,
+        wall: Timestamp,
+    ) -> Self {
+        let settings = settings_of(&plan, routes.len());
+        let is_unknown = kept.is_none();
+        let progress = kept.unwrap_or_default();
+        let restored =
+            progress.analysis.as_ref().and_then(|saved| Analysis::restore(&settings, saved));
+        let mut machine = Self {
+            analysis: restored.unwrap_or_else(|| Analysis::new(&settings)),
+            plan,
+            routes,
+            progress,
+            settings,
+            fingerprint,
+            is_unknown,
+            number: 0,
+            last_look: None,
+            intervals: 0,
+            hold: None,
+            told: None,
+            baseline: Baseline::default(),
+            was_up: [false; 2],
+            is_down: [false; 2],
+            wall: wall.as_second(),
+            events: Vec::new(),
+        };
+        machine.progress.compared_before += machine.analysis.compared();
+        machine.take_plan();
+        machine.begin_window(now);
+        machine.is_unknown = false;
+        machine
+    }
+
+    /// A configuration comes into force.
+    pub(in crate::rollout) fn adopt(
+        &mut self,
+        plan: Arc<RolloutConfig>,
+        routes: Vec<String>,
+        fingerprint: u64,
+        now: Duration,
+    ) -> Vec<Event> {
+        let settings = settings_of(&plan, routes.len());
+        let is_other_judgement = settings != self.settings || routes != self.routes;
+        let is_touched = is_other_judgement || fingerprint != self.fingerprint;
+        let before = self.place();
+        (self.plan, self.routes, self.fingerprint) = (plan, routes, fingerprint);
+        if is_other_judgement {
+            // Counts by other routes, or by another measure, can't be gone on with.
+            self.settings = settings;
+            self.analysis = Analysis::new(&self.settings);
+            self.progress.compared_before = 0;
+        }
+        self.take_plan();
+        if is_touched && before == self.place() && self.is_judging() {
+            self.begin_window(now);
+            self.tell(
+                EventKind::NewWindow,
+                "the configuration of its routes or upstreams has changed: what is counted from now on is not compared with what was before",
+            );
+        } else if is_touched || before != self.place() {
+            self.begin_window(now);
+        }
+        std::mem::take(&mut self.events)
+    }
+
+    fn take_plan(&mut self) {
+        self.was_up = [false; 2];
+        match self.plan.strategy {
+            Strategy::Canary(_) => self.adopt_canary(),
+            Strategy::BlueGreen(_) => self.adopt_blue_green(),
+        }
+    }
+
+    fn place(&self) -> (Phase, usize, u32) {
+        (self.progress.phase, self.progress.step, self.progress.share)
+    }
+
+    /// Whether tries of both sides are being compared.
+    pub(in crate::rollout) fn is_judging(&self) -> bool {
+        self.plan.candidate.is_some()
+            && matches!(self.progress.phase, Phase::Step | Phase::Ready | Phase::Watch)
+    }
+
+    /// Whether it has to be looked at often.
+    pub(in crate::rollout) fn is_active(&self) -> bool {
+        self.is_judging() || self.progress.phase == Phase::Preflight
+    }
+
+    /// One look: what was counted since the last one, and how the world is.
+    pub(in crate::rollout) fn look(
+        &mut self,
+        now: Duration,
+        facts: &Facts,
+        counts: &[(usize, u32, Sides)],
+    ) -> Vec<Event> {
+        let passed = now.saturating_sub(self.last_look.unwrap_or(now)).min(LONGEST_LOOK);
+        self.last_look = Some(now);
+        self.wall = facts.wall.as_second();
+        self.intervals += 1;
+        for (up, side) in self.was_up.iter_mut().zip([Side::Stable, Side::Candidate]) {
+            *up |= facts.of(side).in_service > 0;
+        }
+        for (stratum, step, sides) in counts {
+            self.observe(now, *stratum, *step, sides);
+        }
+        if self.plan.candidate.is_some() {
+            self.watch_sides(facts);
+            match self.plan.strategy {
+                Strategy::Canary(_) => self.look_at_canary(now, passed, facts),
+                Strategy::BlueGreen(_) => self.look_at_blue_green(now, passed, facts),
+            }
+        }
+        self.tell_of_hold();
+        std::mem::take(&mut self.events)
+    }
+
+    fn observe(&mut self, now: Duration, stratum: usize, step: u32, sides: &Sides) {
+        match (&self.plan.strategy, self.progress.phase) {
+            (Strategy::Canary(_), Phase::Step | Phase::Ready) => {
+                let window = Window { step, stratum, interval: self.intervals };
+                self.analysis.observe(now, &Batch { window, sides: *sides });
+            }
+            (Strategy::BlueGreen(_), _) => self.observe_blue_green(now, stratum, step, sides),
+            _ => {}
+        }
+    }
+
+    pub(super) fn batch(&self, stratum: usize, step: u32, sides: Sides) -> Batch {
+        Batch { window: Window { step, stratum, interval: self.intervals }, sides }
+    }
+
+    /// Times to the first byte since the last time: by route, the stable's and the candidate's. Says what answers are to be
+    /// compared with from now on.
+    pub(in crate::rollout) fn learn(
+        &mut self,
+        now: Duration,
+        times: &[(usize, LatencyCounts, LatencyCounts)],
+    ) -> Vec<(usize, Option<Thresholds>)> {
+        let is_blue_green = matches!(self.plan.strategy, Strategy::BlueGreen(_));
+        if is_blue_green && self.progress.phase == Phase::Watch {
+            return Vec::new();
+        }
+        let live = self.live_side();
+        for (stratum, stable, candidate) in times {
+            let of_live = if is_blue_green && live == Side::Candidate { candidate } else { stable };
+            self.analysis.learn_latencies(*stratum, of_live);
+        }
+        if is_blue_green && !self.baseline.renews_thresholds(now) {
+            return Vec::new();
+        }
+        let strata = 0..self.settings.strata();
+        let thresholds: Vec<_> =
+            strata.map(|stratum| (stratum, self.analysis.thresholds(stratum))).collect();
+        if is_blue_green && thresholds.iter().all(|(_, known)| known.is_none()) {
+            self.baseline.forget_thresholds();
+        }
+        thresholds
+    }
+
+    /// What the dial is to say now.
+    pub(in crate::rollout) fn setting(&self) -> Setting {
+        let nothing = Percent::whole(0);
+        let (share, is_in_play) = match (&self.plan.strategy, self.progress.phase) {
+            (Strategy::Canary(canary), Phase::Step | Phase::Ready) => {
+                (canary.steps.get(self.progress.step).map_or(nothing, |step| step.share), true)
+            }
+            (Strategy::Canary(_), Phase::Promoted) => (Percent::ALL, true),
+            (Strategy::Canary(_), _) => (nothing, false),
+            (Strategy::BlueGreen(_), _) => match self.live_side() {
+                Side::Stable => (nothing, true),
+                Side::Candidate => (Percent::ALL, true),
+            },
+        };
+        Setting { share, number: self.number, is_in_play }
+    }
+
+    /// Does what a person asks for.
+    ///
+    /// # Errors
+    /// It can't be done now; nothing has changed.
+    pub(in crate::rollout) fn command(
+        &mut self,
+        command: Command,
+        now: Duration,
+        facts: &Facts,
+    ) -> Result<Vec<Event>, Refused> {
+        self.wall = facts.wall.as_second();
+        if self.plan.candidate.is_none() {
+            return Err(Refused(format!(
+                "the rollout \"{}\" has no candidate in the file: there is nothing to {}",
+                self.plan.name,
+                command.word()
+            )));
+        }
+        match self.plan.strategy {
+            Strategy::Canary(_) => self.command_canary(command, now)?,
+            Strategy::BlueGreen(_) => self.command_blue_green(command, now, facts)?,
+        }
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// What is to be kept of it.
+    pub(in crate::rollout) fn keep(&self) -> Progress {
+        let mut progress = self.progress.clone();
+        progress.analysis = self.is_judging().then(|| self.analysis.save());
+        progress
+    }
+
+    /// Whether the file says something else than what is in force, which holds only as long as the state is kept.
+    pub(in crate::rollout) fn file_differs(&self) -> bool {
+        match &self.plan.strategy {
+            Strategy::Canary(_) => self.progress.phase == Phase::Promoted,
+            Strategy::BlueGreen(plan) => {
+                self.progress.live.as_ref().is_some_and(|live| *live != plan.live)
+            }
+        }
+    }
+
+    /// The side that has all requests, where one has.
+    pub(in crate::rollout) fn live_side(&self) -> Side {
+        let live = match (&self.plan.strategy, &self.progress.live) {
+            (_, Some(live)) => live,
+            (Strategy::BlueGreen(plan), None) => &plan.live,
+            (Strategy::Canary(_), None) => &self.plan.stable,
+        };
+        if self.plan.candidate.as_ref() == Some(live) { Side::Candidate } else { Side::Stable }
+    }
+
+    pub(in crate::rollout) fn plan(&self) -> &Arc<RolloutConfig> {
+        &self.plan
+    }
+
+    pub(in crate::rollout) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(in crate::rollout) fn analysis(&self) -> &Analysis {
+        &self.analysis
+    }
+
+    pub(in crate::rollout) fn hold(&self) -> Option<&Hold> {
+        self.hold.as_ref()
+    }
+
+    /// Nothing from before is compared with anything after.
+    pub(super) fn begin_window(&mut self, now: Duration) {
+        self.number += 2;
+        self.analysis.begin_window(now, self.number);
+        self.baseline.forget_thresholds();
+    }
+
+    /// The dial is to change.
+    pub(super) fn next_number(&mut self, now: Duration) {
+        self.number += 1;
+        self.analysis.begin_step(now, self.number);
+    }
+
+    pub(super) fn tell(&mut self, kind: EventKind, text: impl Into<String>) {
+        self.events.push(Event {
+            kind,
+            rollout: self.plan.name.clone(),
+            revision: self.progress.revision.clone(),
+            text: text.into(),
+            at: self.wall,
+        });
+    }
+
+    pub(super) fn reason(&mut self, text: String) {
+        self.progress.reason = Some(Reason { text, at: self.wall });
+    }
+
+    /// A finding with the name of its route.
+    pub(super) fn describe(&self, finding: &Finding) -> String {
+        match finding.scope {
+            Scope::Stratum(route) if self.routes.len() > 1 => {
+                let name = self.routes.get(route).map_or("one route", String::as_str);
+                format!("{finding}; most of it on {name}")
+            }
+            _ => finding.to_string(),
+        }
+    }
+
+    /// A new reason to wait is told once, when it begins.
+    fn tell_of_hold(&mut self) {
+        let news = self.hold.clone().filter(Hold::is_news);
+        let is_same = match (&news, &self.told) {
+            (Some(new), Some(old)) => new.is_like(old),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            if let Some(hold) = &news {
+                self.tell(EventKind::Held, hold.to_string());
+            }
+            self.told = news;
+        }
+    }
+
+    /// A side without endpoints, whose requests the other one serves.
+    fn watch_sides(&mut self, facts: &Facts) {
+        let is_in_play = self.setting().is_in_play;
+        for side in [Side::Stable, Side::Candidate] {
+            let place = side as usize;
+            let was_up = self.was_up.get(place).copied().unwrap_or_default();
+            let is_down = is_in_play
+                && was_up
+                && facts.of(side).in_service == 0
+                && facts.of(side.other()).in_service > 0;
+            let Some(told) = self.is_down.get_mut(place) else { continue };
+            if std::mem::replace(told, is_down) == is_down {
+                continue;
+            }
+            if is_down {
+                let (down, other) = (side.word(), side.other().word());
+                self.tell(
+                    EventKind::SideDown,
+                    format!(
+                        "no endpoint of the {down} is in service: the {other} serves its requests"
+                    ),
+                );
+            } else if is_in_play {
+                self.tell(
+                    EventKind::SideUp,
+                    format!("the {} has endpoints in service again", side.word()),
+                );
+            }
+        }
+    }
+}
+
+fn settings_of(plan: &RolloutConfig, routes: usize) -> Settings {
+    let most = crate::rollout::counters::MOST_STRATA;
+    // The parser has checked the rest.
+    plan.analysis.settings(routes.min(most)).unwrap_or_default()
+}

@@ -1,0 +1,150 @@
+//! How far a rollout is: what is kept over restarts.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{rollout::analysis::Saved, types::Name};
+
+/// Attempts of the past that are remembered; of more the oldest go.
+const MOST_PAST: usize = 100;
+
+/// Where a rollout is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// There is nothing to do: no candidate, or the file agrees with what was promoted.
+    #[default]
+    Steady,
+    /// There is a candidate, and a person must start it: nothing is known of what was before.
+    NotStarted,
+    /// The candidate is looked at before it gets any request.
+    Preflight,
+    /// A step of a canary.
+    Step,
+    /// All steps are done; a person must promote it.
+    Ready,
+    /// The candidate has all requests.
+    Promoted,
+    /// A verdict has taken the candidate back.
+    RolledBack,
+    /// A person has.
+    Aborted,
+    /// Blue-green: one side has all requests.
+    Live,
+    /// Blue-green: one side has had all requests for a short time, and is judged.
+    Watch,
+}
+
+impl Phase {
+    /// As people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::NotStarted => "not started",
+            Self::Preflight => "preflight",
+            Self::Step => "step",
+            Self::Ready => "ready to promote",
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled back",
+            Self::Aborted => "aborted",
+            Self::Live => "live",
+            Self::Watch => "watched",
+        }
+    }
+
+    /// Its word in metrics and in the API.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::NotStarted => "not_started",
+            Self::Preflight => "preflight",
+            Self::Step => "step",
+            Self::Ready => "ready",
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled_back",
+            Self::Aborted => "aborted",
+            Self::Live => "live",
+            Self::Watch => "watch",
+        }
+    }
+
+    /// Whether it belongs to blue-green.
+    pub(super) fn is_blue_green(self) -> bool {
+        matches!(self, Self::Live | Self::Watch)
+    }
+}
+
+/// How an attempt of the past ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ended {
+    /// Taken back, by a verdict or a person: it stays at 0.
+    TakenBack,
+    /// It got all requests.
+    Promoted,
+    /// Another revision came before it was over.
+    Replaced,
+}
+
+/// An attempt of the past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Past {
+    pub(super) revision: Name,
+    pub(super) ended: Ended,
+    /// The upstream that was promoted.
+    pub(super) live: Option<Name>,
+}
+
+/// Why it is where it is, and since when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::rollout) struct Reason {
+    /// For people, with figures.
+    pub text: String,
+    /// In seconds of Unix time; for showing only.
+    pub at: i64,
+}
+
+/// How far a rollout is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(in crate::rollout) struct Progress {
+    /// Where it is.
+    pub phase: Phase,
+    /// Of the attempt.
+    pub revision: Option<Name>,
+    /// The present step's place in the plan.
+    pub step: usize,
+    /// The candidate's share in it, in millionths: a plan that changes finds its step by it.
+    pub share: u32,
+    /// How long the step, or the watch, has lasted while the edge ran and nobody had paused it.
+    pub passed: Duration,
+    /// Requests that were compared in the step before the edge was last started.
+    pub compared_before: u64,
+    /// A person has paused it.
+    pub is_paused: bool,
+    /// A person has let the present step go on.
+    pub is_resumed: bool,
+    /// The upstream that serves, where it is not the file that says so.
+    pub live: Option<Name>,
+    /// Blue-green: the upstream that is to be live next.
+    pub target: Option<Name>,
+    /// Why it is where it is.
+    pub reason: Option<Reason>,
+    pub(super) past: Vec<Past>,
+    /// The evidence.
+    pub(super) analysis: Option<Saved>,
+}
+
+impl Progress {
+    /// Remembers how an attempt ended.
+    pub(super) fn remember(&mut self, revision: Name, ended: Ended, live: Option<Name>) {
+        self.past.retain(|past| past.revision != revision);
+        self.past.push(Past { revision, ended, live });
+        let excess = self.past.len().saturating_sub(MOST_PAST);
+        self.past.drain(..excess);
+    }
+
+    pub(super) fn past_of(&self, revision: &Name) -> Option<&Past> {
+        self.past.iter().find(|past| past.revision == *revision)
+    }
+}
