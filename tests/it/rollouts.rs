@@ -355,9 +355,11 @@ fn a_switch_under_load_loses_nothing_and_each_request_goes_to_one_side() {
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
         assert_eq!(shop.status()["live"], live);
         let origin = |name: &str| if name == "v1" { &shop.v1 } else { &shop.v2 };
-        assert_eventually!(origin(other).in_flight() == 0);
-        let before = origin(other).requests();
+        // What was dealt before the switch is on its way there.
         let now = origin(live).requests();
+        assert_eventually!(origin(live).requests() > now + 100);
+        assert_eventually!(origin(other).in_flight() == 0);
+        let (before, now) = (origin(other).requests(), origin(live).requests());
         assert_eventually!(origin(live).requests() > now + 200);
         assert_eq!(origin(other).requests(), before);
     }
