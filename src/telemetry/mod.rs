@@ -7,6 +7,7 @@ mod config;
 mod log_level;
 pub mod logging;
 pub mod metrics;
+pub mod outgoing;
 mod time;
 
 pub use access_log::{

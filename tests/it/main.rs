@@ -52,6 +52,7 @@ mod listener_changes;
 mod listener_patience;
 mod listeners;
 mod log_level;
+mod outgoing;
 mod outliers;
 mod overload;
 mod passthrough;
