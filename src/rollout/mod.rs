@@ -4,6 +4,7 @@
 
 pub mod analysis;
 mod attempt;
+pub mod checks;
 mod clients;
 mod controller;
 mod cookie;

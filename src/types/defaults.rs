@@ -173,6 +173,13 @@ pub const ACME_DNS_COMMAND_TIMEOUT: HumanDuration = HumanDuration::from_secs(60)
 /// The time to live of a challenge record.
 pub const ACME_DNS_TTL: HumanDuration = HumanDuration::from_secs(60);
 
+/// From the beginning of one run of a rollout's check to that of the next.
+pub const CHECK_EVERY: HumanDuration = HumanDuration::from_secs(30);
+/// One run of a check.
+pub const CHECK_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
+/// Failing results in a row that make a check fail.
+pub const CHECK_FAILURES: NonZeroU32 = number!(1);
+
 /// Ending in all, after SIGTERM.
 pub const DRAIN: HumanDuration = HumanDuration::from_secs(25);
 /// Part of the drain in which new connections are still taken while `/ready` says 503.

@@ -505,7 +505,7 @@ impl RawHealthCheckTable {
 }
 
 impl RawStatuses {
-    /// Adds the inclusive ranges that are written.
+    /// Adds them to `into` as inclusive ranges; what is none is reported.
     pub fn parse_into(&self, path: &KeyPath, into: &mut Vec<(u16, u16)>, problems: &mut Problems) {
         let range = match self {
             Self::Code(code) => Some((*code, *code)),

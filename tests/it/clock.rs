@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Files that read the wall clock, each with what for. None of them waits, expires or measures by it.
-const CALENDAR: [(&str, &str); 41] = [
+const CALENDAR: &[(&str, &str)] = &[
     ("src/cli/backup.rs", "writes when a backup was made"),
     ("src/cli/certificates.rs", "certificates are valid by the calendar"),
     ("src/cli/restore.rs", "names what it moves aside by the time"),
@@ -29,6 +29,7 @@ const CALENDAR: [(&str, &str); 41] = [
         "src/rollout/live.rs",
         "steps are taken by a schedule of people; all else of a rollout goes by an Instant",
     ),
+    ("src/rollout/checks/runner.rs", "shows when a check has run; runs go by an Instant"),
     ("src/server/control.rs", "shows points in time"),
     ("src/server/mod.rs", "remembers the start; the uptime goes by an Instant"),
     ("src/server/reload.rs", "remembers when a reload was"),
@@ -66,7 +67,7 @@ const TESTS: [&str; 3] = ["src/tls/fixture.rs", "/tests.rs", "src/cli/status/tes
 
 #[test]
 fn the_wall_clock_is_read_for_the_calendar_alone() {
-    let allowed: BTreeMap<&str, &str> = CALENDAR.into_iter().collect();
+    let allowed: BTreeMap<&str, &str> = CALENDAR.iter().copied().collect();
     let mut readers = Vec::new();
     for source in sources("src") {
         let reads = tokens(&source.text).into_iter().any(|token| match token.kind {

@@ -64,6 +64,7 @@ mod reload;
 mod reload_time;
 mod retries;
 mod rollout_analysis;
+mod rollout_checks;
 mod rollouts;
 mod routing;
 mod service_manager;
