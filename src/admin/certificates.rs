@@ -9,13 +9,14 @@ use super::{
     RenewalOutcome,
     handle::{Answer, Context, error, json_answer},
 };
+use crate::telemetry::audit::AdminPeer;
 
 /// Has a certificate ordered: `?site=NAME`.
-pub(super) fn renew(query: Option<&str>, context: &Context) -> Answer {
+pub(super) fn renew(query: Option<&str>, context: &Context, peer: AdminPeer) -> Answer {
     let Some(site) = parameter(query, "site") else {
         return error(StatusCode::BAD_REQUEST, "which site? POST /v1/certificates/renew?site=NAME");
     };
-    match context.control.renew(&site) {
+    match context.control.renew(&site, peer) {
         RenewalOutcome::Ordered => {
             json_answer(StatusCode::ACCEPTED, &json!({ "site": site, "ordered": true }))
         }
@@ -27,7 +28,11 @@ pub(super) fn renew(query: Option<&str>, context: &Context) -> Answer {
 }
 
 /// Has an account take a new key: `?authority=NAME`.
-pub(super) async fn roll_account_key(query: Option<&str>, context: &Context) -> Answer {
+pub(super) async fn roll_account_key(
+    query: Option<&str>,
+    context: &Context,
+    peer: AdminPeer,
+) -> Answer {
     let Some(authority) = parameter(query, "authority") else {
         return error(
             StatusCode::BAD_REQUEST,
@@ -36,7 +41,7 @@ pub(super) async fn roll_account_key(query: Option<&str>, context: &Context) -> 
     };
     let (control, name) = (Arc::clone(&context.control), authority.to_string());
     // A task of its own: the authority has the new key whether or not the client waits.
-    let rolled = tokio::spawn(async move { control.roll_account_key(name).await });
+    let rolled = tokio::spawn(async move { control.roll_account_key(name, peer).await });
     match rolled.await {
         Ok(Ok(())) => {
             json_answer(StatusCode::OK, &json!({ "authority": authority, "changed": true }))
@@ -46,7 +51,7 @@ pub(super) async fn roll_account_key(query: Option<&str>, context: &Context) -> 
     }
 }
 
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+pub(super) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     let mut pairs = form_urlencoded::parse(query?.as_bytes());
     pairs.find(|(key, _)| key == name).map(|(_, value)| value)
 }

@@ -15,7 +15,7 @@ use super::{
     Control, Readiness, ReloadOutcome, Token, access, access::Refused, certificates, log_level,
     rollouts,
 };
-use crate::telemetry::metrics;
+use crate::telemetry::{audit::AdminPeer, metrics};
 
 const PATHS: &str = "\
 tidegate admin
@@ -49,8 +49,8 @@ pub(super) struct Context {
     pub(super) token: Option<Token>,
 }
 
-/// Answers a request. `is_unix`: it came over a Unix socket. The request's body is read only where it has a meaning.
-pub(super) async fn handle<B>(request: Request<B>, context: &Context, is_unix: bool) -> Answer
+/// Answers a request that came from `peer`. Its body is read only where it has a meaning.
+pub(super) async fn handle<B>(request: Request<B>, context: &Context, peer: AdminPeer) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -63,6 +63,7 @@ where
         "/ready" if is_read => return ready(context.control.readiness()),
         _ => {}
     }
+    let is_unix = peer == AdminPeer::UnixSocket;
     let allowed =
         access::check(method, request.uri(), request.headers(), context.token.as_ref(), is_unix);
     if let Err(refused) = allowed {
@@ -72,12 +73,12 @@ where
         ("/", true) => answer(StatusCode::OK, TEXT, PATHS),
         ("/metrics", true) => answer(StatusCode::OK, PROMETHEUS, context.control.metrics()),
         ("/v1/status", true) => status(context),
-        ("/v1/config/reload", _) if *method == Method::POST => reload(context).await,
+        ("/v1/config/reload", _) if *method == Method::POST => reload(context, peer).await,
         ("/v1/certificates/renew", _) if *method == Method::POST => {
-            certificates::renew(request.uri().query(), context)
+            certificates::renew(request.uri().query(), context, peer)
         }
         ("/v1/acme/roll-account-key", _) if *method == Method::POST => {
-            certificates::roll_account_key(request.uri().query(), context).await
+            certificates::roll_account_key(request.uri().query(), context, peer).await
         }
         ("/v1/config/reload" | "/v1/certificates/renew" | "/v1/acme/roll-account-key", _) => {
             method_not_allowed("POST")
@@ -86,7 +87,7 @@ where
             let rest = path.strip_prefix(rollouts::PATH).unwrap_or_default();
             rollouts::answer(method, rest, context).await
         }
-        ("/v1/log/level", _) => log_level::answer(request, context).await,
+        ("/v1/log/level", _) => log_level::answer(request, context, peer).await,
         ("/" | "/live" | "/ready" | "/metrics" | "/v1/status", false) => {
             method_not_allowed("GET, HEAD")
         }
@@ -112,10 +113,10 @@ fn status(context: &Context) -> Answer {
     }
 }
 
-async fn reload(context: &Context) -> Answer {
+async fn reload(context: &Context, peer: AdminPeer) -> Answer {
     let control = Arc::clone(&context.control);
     // A task of its own: a client that goes away must not stop a reload half-way.
-    let outcome = tokio::spawn(async move { control.reload().await }).await;
+    let outcome = tokio::spawn(async move { control.reload(peer).await }).await;
     match outcome {
         Ok(ReloadOutcome::Taken { generation }) => {
             json_answer(StatusCode::OK, &json!({ "generation": generation, "changed": true }))

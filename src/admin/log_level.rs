@@ -10,10 +10,15 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Body;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::handle::{Answer, Context, error, json_answer, method_not_allowed};
 use crate::{
-    telemetry::{LogLevel, logging::Logging},
+    telemetry::{
+        LogLevel,
+        audit::{Actor, AdminPeer, Entry},
+        logging::Logging,
+    },
     types::HumanDuration,
 };
 
@@ -30,7 +35,7 @@ struct Change {
 }
 
 /// Shows or changes it.
-pub(super) async fn answer<B>(request: Request<B>, context: &Context) -> Answer
+pub(super) async fn answer<B>(request: Request<B>, context: &Context, peer: AdminPeer) -> Answer
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -45,16 +50,26 @@ where
                 if let Err(problem) = take(&logging, &change) {
                     return error(StatusCode::UNPROCESSABLE_ENTITY, problem);
                 }
+                record(context, peer, "changed", &logging);
             }
             Err((status, problem)) => return error(status, &problem),
         },
-        Method::DELETE => logging.end_change(),
+        Method::DELETE => {
+            logging.end_change();
+            record(context, peer, "restored", &logging);
+        }
         _ => return method_not_allowed("GET, HEAD, PUT, DELETE"),
     }
     match serde_json::to_value(logging.status()) {
         Ok(status) => json_answer(StatusCode::OK, &status),
         Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, &problem.to_string()),
     }
+}
+
+fn record(context: &Context, peer: AdminPeer, outcome: &'static str, logging: &Logging) {
+    let status = logging.status();
+    let entry = Entry::new(Actor::Admin(peer), "log_level", "log", outcome);
+    context.control.record(entry.detail(json!({ "level": status.level, "until": status.until })));
 }
 
 async fn read<B>(body: B) -> Result<Change, (StatusCode, String)>

@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     rollout::{Command, RolloutStatus},
-    telemetry::logging::Logging,
+    telemetry::{
+        audit::{AdminPeer, Entry},
+        logging::Logging,
+    },
 };
 
 pub use self::{
@@ -51,10 +54,10 @@ pub trait Control: Send + Sync + 'static {
 
     /// Reads the configuration again and puts it in force if it is right. Runs to its end, also when the client that
     /// asked for it goes away. Calls may overlap.
-    fn reload(&self) -> BoxFuture<'_, ReloadOutcome>;
+    fn reload(&self, by: AdminPeer) -> BoxFuture<'_, ReloadOutcome>;
 
     /// Has the certificate of a site ordered now, without waiting for it.
-    fn renew(&self, _site: &str) -> RenewalOutcome {
+    fn renew(&self, _site: &str, _by: AdminPeer) -> RenewalOutcome {
         RenewalOutcome::NoSite
     }
 
@@ -72,9 +75,16 @@ pub trait Control: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why not, in words.
-    fn roll_account_key(&self, _authority: String) -> BoxFuture<'_, Result<(), String>> {
+    fn roll_account_key(
+        &self,
+        _authority: String,
+        _by: AdminPeer,
+    ) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Err("there is no such authority".to_owned()) })
     }
+
+    /// Writes down what was done by what this does not do itself.
+    fn record(&self, _entry: Entry) {}
 }
 
 /// What asking something of a rollout came to.

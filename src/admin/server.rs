@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     listener::{BoundAddress, SocketSet, bind_unix},
+    telemetry::audit::AdminPeer,
     types::ListenAddress,
 };
 
@@ -125,15 +126,16 @@ impl AdminServer {
             Listener::Tcp(listener) => {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 while let Some(accepted) = left.run_until_cancelled(listener.accept()).await {
-                    let accepted = accepted.map(|(stream, _)| stream);
-                    take(accepted, &mut connections, &context, false, &left).await;
+                    let accepted =
+                        accepted.map(|(stream, address)| (stream, AdminPeer::Tcp(address)));
+                    take(accepted, &mut connections, &context, &left).await;
                 }
             }
             Listener::Unix(listener) => {
                 let listener = tokio::net::UnixListener::from_std(listener)?;
                 while let Some(accepted) = left.run_until_cancelled(listener.accept()).await {
-                    let accepted = accepted.map(|(stream, _)| stream);
-                    take(accepted, &mut connections, &context, true, &left).await;
+                    let accepted = accepted.map(|(stream, _)| (stream, AdminPeer::UnixSocket));
+                    take(accepted, &mut connections, &context, &left).await;
                 }
             }
         }
@@ -144,10 +146,9 @@ impl AdminServer {
 
 /// Starts to answer a connection, where there is room for it.
 async fn take<S>(
-    accepted: io::Result<S>,
+    accepted: io::Result<(S, AdminPeer)>,
     connections: &mut JoinSet<()>,
     context: &Arc<Context>,
-    is_unix: bool,
     left: &CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -155,8 +156,8 @@ async fn take<S>(
     // Those that ended make room.
     while connections.try_join_next().is_some() {}
     match accepted {
-        Ok(stream) if connections.len() < MAX_CONNECTIONS => {
-            connections.spawn(answer(stream, Arc::clone(context), is_unix, left.clone()));
+        Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
+            connections.spawn(answer(stream, Arc::clone(context), peer, left.clone()));
         }
         Ok(_) => tracing::debug!("admin connection closed: there are too many"),
         Err(error) => {
@@ -167,13 +168,13 @@ async fn take<S>(
 }
 
 /// Answers the requests of one connection.
-async fn answer<S>(stream: S, context: Arc<Context>, is_unix: bool, left: CancellationToken)
+async fn answer<S>(stream: S, context: Arc<Context>, peer: AdminPeer, left: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
         let context = Arc::clone(&context);
-        async move { Ok::<_, Infallible>(handle(request, &context, is_unix).await) }
+        async move { Ok::<_, Infallible>(handle(request, &context, peer).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()

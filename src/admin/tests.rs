@@ -52,7 +52,7 @@ impl Control for Fake {
         "tidegate_up 1\n".into()
     }
 
-    fn reload(&self) -> BoxFuture<'_, ReloadOutcome> {
+    fn reload(&self, _: AdminPeer) -> BoxFuture<'_, ReloadOutcome> {
         Box::pin(async {
             self.started.fetch_add(1, Ordering::SeqCst);
             if let Some(gate) = &self.gate {

@@ -30,7 +30,7 @@ Examples:
   tidegate run --config /etc/tidegate/tidegate.toml --upgrade
                                                      take over from the edge that runs
 
-Signals: SIGHUP reloads; SIGUSR1 opens the access log's file again; SIGTERM and SIGINT drain and end, a second one
+Signals: SIGHUP reloads; SIGUSR1 opens the files of the access log and the audit log again; SIGTERM and SIGINT drain and end, a second one
 ends at once; SIGQUIT waits for a process that is started with --upgrade, which gets all sockets, then drains and ends. That process may
 also come without SIGQUIT. Where none comes, or where it fails before it serves, the edge serves on.
 
@@ -214,7 +214,7 @@ impl Signals {
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => edge.reload_by_signal().await,
-                _ = self.user1.recv() => edge.reopen_access_log(),
+                _ = self.user1.recv() => edge.reopen_logs(),
                 _ = self.quit.recv() => edge.expect_successor(),
                 () = edge.handed_over() => return End::HandedOver,
                 _ = self.terminate.recv() => return End::Signal,

@@ -45,7 +45,7 @@ pub use watch::Watcher;
 use crate::{
     policy::PolicyConfig,
     rollout::RolloutConfig,
-    telemetry::{AccessLogConfig, LogFormat, LogLevel},
+    telemetry::{AccessLogConfig, LogFormat, LogLevel, audit::AuditLogConfig},
     tls::acme::AcmeConfig,
     upstream::{DnsConfig, UpstreamConfig},
 };
@@ -65,6 +65,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// One line a request.
     pub access_log: AccessLogConfig,
+    /// Who changed what on the running edge.
+    pub audit_log: AuditLogConfig,
     /// Certificates by ACME.
     pub acme: AcmeConfig,
     /// How host names of endpoints are resolved.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     policy::RawPolicy,
     rollout::RawRollout,
-    telemetry::{RawAccessLog, RawLog},
+    telemetry::{RawAccessLog, RawLog, audit::RawAuditLog},
     tls::acme::RawAcme,
     types::Name,
     upstream::{RawDns, RawUpstream},
@@ -38,6 +38,8 @@ pub struct Raw {
     pub log: RawLog,
     /// One line a request.
     pub access_log: RawAccessLog,
+    /// Who changed what on the running edge.
+    pub audit_log: RawAuditLog,
     /// Certificates by ACME.
     pub acme: RawAcme,
     /// How host names of endpoints are resolved.

@@ -15,6 +15,7 @@ const ORDER: [&str; 13] = [
     "admin",
     "log",
     "access_log",
+    "audit_log",
     "acme",
     "dns",
     "listeners",

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use serde_json::json;
 
 use super::{
     reload::Trigger,
@@ -23,6 +24,7 @@ use crate::{
     rollout::{Command, RolloutStatus},
     snapshot::{Site, Snapshot},
     telemetry::{
+        audit::{Actor, AdminPeer, Entry},
         logging::Logging,
         metrics::{
             CertificateSample, EdgeSample, EndpointSample, RouteStats, Samples, UpstreamSample,
@@ -130,32 +132,47 @@ impl Control for AdminControl {
         Box::pin(async move { rollouts::command(&self.0, &name, command).await })
     }
 
-    fn renew(&self, site: &str) -> RenewalOutcome {
+    fn renew(&self, site: &str, by: AdminPeer) -> RenewalOutcome {
         let snapshot = self.0.snapshot.load();
         if !snapshot.sites.iter().any(|known| &*known.name == site && known.tls.is_some()) {
             return RenewalOutcome::NoSite;
         }
-        if self.0.live.tls.renew(site) {
-            RenewalOutcome::Ordered
-        } else {
-            RenewalOutcome::NotOrdered
-        }
+        let is_ordered = self.0.live.tls.renew(site);
+        let outcome = if is_ordered { "ordered" } else { "refused" };
+        self.record(Entry::new(Actor::Admin(by), "certificate_renew", site, outcome));
+        if is_ordered { RenewalOutcome::Ordered } else { RenewalOutcome::NotOrdered }
     }
 
-    fn roll_account_key(&self, authority: String) -> BoxFuture<'_, Result<(), String>> {
+    fn roll_account_key(
+        &self,
+        authority: String,
+        by: AdminPeer,
+    ) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let rolled = self.0.live.tls.acme().roll_account_key(&authority).await;
-            rolled.map_err(|failure| failure.to_string())
+            let rolled = rolled.map_err(|failure| failure.to_string());
+            let (outcome, detail) = match &rolled {
+                Ok(()) => ("done", json!({})),
+                Err(error) => ("failed", json!({ "error": error })),
+            };
+            let entry = Entry::new(Actor::Admin(by), "account_key_roll", authority, outcome);
+            self.record(entry.detail(detail));
+            rolled
         })
+    }
+
+    fn record(&self, entry: Entry) {
+        self.0.live.audit.record(entry);
     }
 
     fn logging(&self) -> Option<Logging> {
         self.0.options.logging.clone()
     }
 
-    fn reload(&self) -> BoxFuture<'_, ReloadOutcome> {
+    fn reload(&self, by: AdminPeer) -> BoxFuture<'_, ReloadOutcome> {
         let core = self.0.clone();
-        let reloading = self.0.control.spawn(async move { core.reload(Trigger::Api).await });
+        let actor = Actor::Admin(by);
+        let reloading = self.0.control.spawn(async move { core.reload(Trigger::Api, actor).await });
         Box::pin(async move {
             match reloading.await {
                 Ok(Ok(taken)) if taken.is_new => {

@@ -49,7 +49,7 @@ use crate::{
     config::{Report, Watcher},
     listener::{Inherited, Role},
     snapshot::{AttachError, Live},
-    telemetry::{logging::Logging, metrics::Metrics},
+    telemetry::{audit::Actor, logging::Logging, metrics::Metrics},
     tls::{self, acme::Surroundings},
     types::{ListenAddress, SecretSource},
     upstream::Upstream,
@@ -331,7 +331,7 @@ fn start_tasks(
             changed.notified().await;
             let Some(core) = reloading.upgrade() else { return };
             // It is logged and counted where it happens.
-            drop(core.reload(Trigger::Watch).await);
+            drop(core.reload(Trigger::Watch, Actor::File).await);
         }
     });
     let sweeping = Arc::downgrade(core);
@@ -406,7 +406,7 @@ impl EdgeHandle {
     /// Every problem, in words.
     pub fn reload(&self) -> Result<u64, String> {
         let core = self.core.clone();
-        let reloading = async move { core.reload(Trigger::Api).await };
+        let reloading = async move { core.reload(Trigger::Api, Actor::Edge).await };
         match self.core.control.block_on(reloading) {
             Ok(taken) => Ok(taken.generation),
             Err(refusal) => Err(refusal.to_string()),
@@ -416,7 +416,7 @@ impl EdgeHandle {
     /// A reload by signal: like [`Self::reload`], and it says so in the log.
     pub async fn reload_by_signal(&self) {
         // It is logged and counted where it happens.
-        drop(self.core.reload(Trigger::Signal).await);
+        drop(self.core.reload(Trigger::Signal, Actor::Signal).await);
     }
 
     /// SIGQUIT: a new process is on its way. The log says so when it has not come after a while.
@@ -430,8 +430,9 @@ impl EdgeHandle {
         self.core.estate.handed_over().await;
     }
 
-    /// Has the access log's file opened again, after it was moved. The edge does not wait for it.
-    pub fn reopen_access_log(&self) {
+    /// Has the files of the access log and the audit log opened again, after they were moved. The edge does not wait for it.
+    pub fn reopen_logs(&self) {
+        self.core.live.audit.reopen();
         if let Some(log) = &self.core.snapshot.load().access_log {
             log.reopen();
         }
@@ -459,7 +460,7 @@ impl EdgeHandle {
         if let Some(workers) = self.workers.take() {
             workers.stop();
         }
-        self.core.flush_access_log();
+        self.core.flush_logs();
         if let Some(control) = self.control.take() {
             control.shutdown_timeout(Duration::from_secs(1));
         }

@@ -6,6 +6,7 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
+use serde_json::json;
 use tracing::{error, info, warn};
 
 use super::state::{Core, LastReload, Phase, Settings};
@@ -13,7 +14,10 @@ use crate::{
     config::{self, Config, Loaded, Report},
     listener::Inherited,
     snapshot::{self, Leniency, Snapshot},
-    telemetry::metrics::ReloadResult,
+    telemetry::{
+        audit::{Actor, Entry},
+        metrics::ReloadResult,
+    },
     types::{KeyPath, Problems},
 };
 
@@ -46,7 +50,7 @@ impl Core {
     ///
     /// # Errors
     /// The old configuration stays in force.
-    pub(super) async fn reload(&self, trigger: Trigger) -> Result<Taken, Refusal> {
+    pub(super) async fn reload(&self, trigger: Trigger, actor: Actor) -> Result<Taken, Refusal> {
         let _one_at_a_time = self.reloading.lock().await;
         let systemd = self.options.systemd;
         // The service manager is told only what changes its view: an edge that serves, and goes on to.
@@ -70,6 +74,7 @@ impl Core {
             }
             Err(refusal) => self.report_refusal(refusal, trigger, now),
         }
+        self.record(actor, &result);
         if let Ok(taken) = &result {
             let result = if taken.is_new { ReloadResult::Taken } else { ReloadResult::Unchanged };
             self.change_in_force(|in_force| {
@@ -79,6 +84,22 @@ impl Core {
             self.live.metrics.config_in_sync(true);
         }
         result
+    }
+
+    /// Writes down who asked for it and what came of it.
+    fn record(&self, actor: Actor, result: &Result<Taken, Refusal>) {
+        let (outcome, detail) = match result {
+            Ok(taken) => {
+                let outcome = if taken.is_new { "taken" } else { "unchanged" };
+                (outcome, json!({ "generation": taken.generation }))
+            }
+            Err(Refusal { report }) => {
+                let first = report.diagnostics().next().map(|found| found.to_string());
+                ("refused", json!({ "errors": report.errors(), "first": first }))
+            }
+        };
+        let file = self.options.config.display().to_string();
+        self.live.audit.record(Entry::new(actor, "reload", file, outcome).detail(detail));
     }
 
     fn report_refusal(&self, refusal: &Refusal, trigger: Trigger, now: SystemTime) {

@@ -24,7 +24,7 @@ use crate::{
     types::Name,
 };
 
-/// Lines of the access log that may still be written at the end.
+/// Lines of the access log, and of the audit log, that may still be written at the end.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Where an edge is in its life.
@@ -170,7 +170,10 @@ impl Core {
             .collect()
     }
 
-    pub(super) fn flush_access_log(&self) {
+    pub(super) fn flush_logs(&self) {
+        if !self.live.audit.flush(FLUSH) {
+            tracing::warn!("the last lines of the audit log could not be written in time");
+        }
         if let Some(log) = &self.snapshot.load().access_log
             && !log.flush(FLUSH)
         {

@@ -30,7 +30,7 @@ use crate::{
     rollout,
     route::HostTable,
     state::EdgeSecret,
-    telemetry::{AccessLog, AccessLogConfig, metrics::Metrics},
+    telemetry::{AccessLog, AccessLogConfig, audit::Audit, metrics::Metrics},
     tls::TlsLive,
     types::Name,
     upstream,
@@ -50,6 +50,8 @@ pub struct Live {
     pub policies: policy::Live,
     /// What the whole edge has in flight, and can take.
     pub overload: Arc<Overload>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
     generation: AtomicU64,
     access_log: Mutex<Option<(AccessLogConfig, Arc<AccessLog>)>>,
     pub(super) state_dir: PathBuf,
@@ -79,6 +81,7 @@ impl Live {
         Self {
             upstreams: upstream::Live::new(control.clone(), metrics.clone()),
             rollouts: rollout::Live::new(state_dir, control.clone()),
+            audit: Audit::new(metrics.audit_log_failures()),
             metrics,
             tls: TlsLive::new(state_dir, control),
             policies: policy::Live::default(),
@@ -163,6 +166,7 @@ impl Live {
         self.rollouts.put_in_force(&next.rollouts, now);
         self.overload.configure(config.server.overload.resolve());
         self.tls.acme().configure(&config.acme);
+        self.audit.configure(&config.audit_log);
         *self.present_log() = next.access_log.clone().map(|log| (config.access_log.clone(), log));
     }
 

@@ -167,9 +167,13 @@ fn is_colourful() -> bool {
 const QUIET: [&str; 8] =
     ["pingora_core", "pingora_proxy", "pingora_pool", "hyper", "h2", "rustls", "hickory", "notify"];
 
-/// The filter of a level: `info` and `debug` are about the edge, `trace` is about everything.
+/// The filter of a level: `info` and `debug` are about the edge, `trace` is about everything. What people did to it is
+/// said at every level: entries of the audit log come here where it has no file.
 fn directives(level: LogLevel) -> String {
     let mut text = level.word().to_owned();
+    if matches!(level, LogLevel::Error | LogLevel::Warn) {
+        text.push_str(",audit=info");
+    }
     if matches!(level, LogLevel::Info | LogLevel::Debug) {
         for target in QUIET {
             let _ = write!(text, ",{target}=warn");
@@ -249,7 +253,7 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_everything_is_asked_for() {
-        assert_eq!(directives(LogLevel::Error), "error");
+        assert_eq!(directives(LogLevel::Error), "error,audit=info");
         assert!(directives(LogLevel::Info).starts_with("info,pingora_core=warn,"));
         assert!(directives(LogLevel::Debug).contains("pingora_proxy=warn"));
         assert_eq!(directives(LogLevel::Trace), "trace");

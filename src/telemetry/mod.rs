@@ -1,6 +1,7 @@
-//! What the edge tells about itself: metrics, access log, its own log.
+//! What the edge tells about itself: metrics, access log, audit log, its own log.
 
 mod access_log;
+pub mod audit;
 #[doc(hidden)]
 pub mod bench;
 mod config;

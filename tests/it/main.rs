@@ -18,6 +18,7 @@ mod access_log;
 mod acme;
 mod acme_dns;
 mod allocations;
+mod audit_log;
 mod backup;
 mod balance;
 mod balance_algorithms;

@@ -10,7 +10,7 @@ use crate::admin::{
     EndpointStatus, LimitsStatus, ListenerStatus, OverloadStatus, ReloadOutcome, ReloadStatus,
     RouteStatus, SiteStatus, Token, UpstreamStatus,
 };
-use crate::telemetry::LogLevelStatus;
+use crate::telemetry::{LogLevelStatus, audit::AdminPeer};
 
 fn sample() -> Status {
     let endpoint = |address: &str, health, last_error: Option<&str>| EndpointStatus {
@@ -196,7 +196,7 @@ impl Control for Fake {
         String::new()
     }
 
-    fn reload(&self) -> BoxFuture<'_, ReloadOutcome> {
+    fn reload(&self, _: AdminPeer) -> BoxFuture<'_, ReloadOutcome> {
         Box::pin(std::future::ready(ReloadOutcome::Unchanged { generation: 1 }))
     }
 }

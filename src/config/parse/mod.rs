@@ -83,6 +83,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         acme,
         dns: raw.dns.parse(&root.key("dns"), problems),
         access_log: raw.access_log.parse(&root.key("access_log"), problems),
+        audit_log: raw.audit_log.parse(&root.key("audit_log"), problems),
         listeners,
         sites,
         policies,

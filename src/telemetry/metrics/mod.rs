@@ -161,6 +161,7 @@ struct Families {
     last_reload_successful: IntGauge,
     snapshots: IntGauge,
     access_log: AccessLogCounters,
+    audit_log_failures: IntCounter,
 }
 
 impl Metrics {
@@ -191,6 +192,7 @@ impl Metrics {
                 dropped: counter(&names::ACCESS_LOG_DROPPED),
                 sampled_out: counter(&names::ACCESS_LOG_SAMPLED_OUT),
             },
+            audit_log_failures: counter(&names::AUDIT_LOG_FAILURES),
         };
         families.config_in_sync.set(1);
         families.last_reload_successful.set(1);
@@ -299,6 +301,11 @@ impl Metrics {
     /// What the access log counts.
     pub fn access_log(&self) -> AccessLogCounters {
         self.families.access_log.clone()
+    }
+
+    /// Counts entries of the audit log that could not be written to its file.
+    pub fn audit_log_failures(&self) -> IntCounter {
+        self.families.audit_log_failures.clone()
     }
 
     /// Removes the series of routes, listeners and upstreams that no snapshot and no request has held for ten minutes.

@@ -198,6 +198,8 @@ definitions! {
             "Access log lines that were lost: the queue was full, or the write failed.";
         ACCESS_LOG_SAMPLED_OUT: Counter "tidegate_access_log_sampled_out_total" []
             "Requests without an access log line, by `access_log.sample`.";
+        AUDIT_LOG_FAILURES: Counter "tidegate_audit_log_failures_total" []
+            "Entries of the audit log that could not be written to its file; they went to the edge's own log.";
         BUILD_INFO: Gauge "tidegate_build_info" ["version", "pingora"]
             "Always 1; the labels name the build.";
         START_TIME: Gauge "tidegate_process_start_time_seconds" []
