@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     Control, Readiness, ReloadOutcome, Token, access, access::Refused, certificates, log_level,
-    rollouts,
+    rollouts, webhooks,
 };
 use crate::telemetry::{audit::AdminPeer, metrics};
 
@@ -32,6 +32,8 @@ POST   /v1/acme/roll-account-key?authority=NAME
 GET    /v1/rollouts       rollouts and how they do, as JSON
 GET    /v1/rollouts/NAME  one of them
 POST   /v1/rollouts/NAME/start|pause|resume|promote|abort|switch
+POST   /v1/webhooks/test?name=NAME
+                          tell a webhook a test event
 GET    /v1/log/level      how much the edge logs
 PUT    /v1/log/level      change it: {\"level\": \"debug\", \"for\": \"10m\"}
 DELETE /v1/log/level      end the change
@@ -80,13 +82,20 @@ where
         ("/v1/acme/roll-account-key", _) if *method == Method::POST => {
             certificates::roll_account_key(request.uri().query(), context, peer).await
         }
-        ("/v1/config/reload" | "/v1/certificates/renew" | "/v1/acme/roll-account-key", _) => {
-            method_not_allowed("POST")
+        ("/v1/webhooks/test", _) if *method == Method::POST => {
+            webhooks::test(request.uri().query(), context, peer)
         }
         (path, _) if path == rollouts::PATH || path.starts_with("/v1/rollouts/") => {
             let rest = path.strip_prefix(rollouts::PATH).unwrap_or_default();
             rollouts::answer(method, rest, context).await
         }
+        (
+            "/v1/config/reload"
+            | "/v1/certificates/renew"
+            | "/v1/acme/roll-account-key"
+            | "/v1/webhooks/test",
+            _,
+        ) => method_not_allowed("POST"),
         ("/v1/log/level", _) => log_level::answer(request, context, peer).await,
         ("/" | "/live" | "/ready" | "/metrics" | "/v1/status", false) => {
             method_not_allowed("GET, HEAD")

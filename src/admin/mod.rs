@@ -14,6 +14,7 @@ mod rollouts;
 mod server;
 mod status;
 mod token;
+mod webhooks;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,11 @@ pub trait Control: Send + Sync + 'static {
         _by: AdminPeer,
     ) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Err("there is no such authority".to_owned()) })
+    }
+
+    /// Tells a webhook an event of the kind `test`, without waiting for it. `false` where there is no such webhook.
+    fn test_webhook(&self, _name: &str, _by: AdminPeer) -> bool {
+        false
     }
 
     /// Writes down what was done by what this does not do itself.

@@ -9,7 +9,7 @@ use super::{
 use crate::types::KeyPath;
 
 /// Sections whose keys are names.
-const NAMED: [&str; 4] = ["listeners", "sites", "policies", "upstreams"];
+const NAMED: [&str; 5] = ["listeners", "sites", "policies", "upstreams", "webhooks"];
 
 /// Merges the trees in their order. What is defined twice is reported, and its first definition kept.
 pub(super) fn merge(trees: Vec<Node>, findings: &mut Vec<Finding>) -> Node {

@@ -45,7 +45,9 @@ pub use watch::Watcher;
 use crate::{
     policy::PolicyConfig,
     rollout::RolloutConfig,
-    telemetry::{AccessLogConfig, LogFormat, LogLevel, audit::AuditLogConfig},
+    telemetry::{
+        AccessLogConfig, LogFormat, LogLevel, audit::AuditLogConfig, webhooks::WebhookConfig,
+    },
     tls::acme::AcmeConfig,
     upstream::{DnsConfig, UpstreamConfig},
 };
@@ -81,4 +83,6 @@ pub struct Config {
     pub rollouts: Vec<Arc<RolloutConfig>>,
     /// Upstreams, implicit ones too, sorted by name.
     pub upstreams: Vec<Arc<UpstreamConfig>>,
+    /// Webhooks, sorted by name.
+    pub webhooks: Vec<WebhookConfig>,
 }

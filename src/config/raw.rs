@@ -13,7 +13,7 @@ use super::{
 use crate::{
     policy::RawPolicy,
     rollout::RawRollout,
-    telemetry::{RawAccessLog, RawLog, audit::RawAuditLog},
+    telemetry::{RawAccessLog, RawLog, audit::RawAuditLog, webhooks::RawWebhook},
     tls::acme::RawAcme,
     types::Name,
     upstream::{RawDns, RawUpstream},
@@ -56,4 +56,6 @@ pub struct Raw {
     pub upstream_defaults: RawUpstream,
     /// Upstreams by name.
     pub upstreams: BTreeMap<Name, RawUpstream>,
+    /// Webhooks by name: where events of rollouts are told.
+    pub webhooks: BTreeMap<Name, RawWebhook>,
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::raw::Raw;
 
 /// Sections in the order in which people meet them.
-const ORDER: [&str; 13] = [
+const ORDER: [&str; 14] = [
     "server",
     "reload",
     "admin",
@@ -24,6 +24,7 @@ const ORDER: [&str; 13] = [
     "rollouts",
     "upstream_defaults",
     "upstreams",
+    "webhooks",
 ];
 
 /// Kinds of values that are written as text and have a name of their own.

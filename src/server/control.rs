@@ -30,6 +30,7 @@ use crate::{
             CertificateSample, EdgeSample, EndpointSample, RouteStats, Samples, UpstreamSample,
         },
         rfc3339,
+        webhooks::{Event, EventKind},
     },
     tls::CertificateSource,
     upstream::{self, Balance, Verdict},
@@ -159,6 +160,17 @@ impl Control for AdminControl {
             self.record(entry.detail(detail));
             rolled
         })
+    }
+
+    fn test_webhook(&self, name: &str, by: AdminPeer) -> bool {
+        let Ok(subject) = name.parse() else { return false };
+        let text = "Tidegate tells this webhook what happens to rollouts. This is a test.";
+        let event = Event::new(EventKind::Test, subject, text, json!({}));
+        let is_told = self.0.live.webhooks.tell_one(name, event);
+        if is_told {
+            self.record(Entry::new(Actor::Admin(by), "webhook_test", name, "queued"));
+        }
+        is_told
     }
 
     fn record(&self, entry: Entry) {

@@ -57,6 +57,8 @@ use crate::{
 
 /// How long `/ready` waits for the first probes.
 const FIRST_PROBES: Duration = Duration::from_secs(5);
+/// How long the end waits for events that are on their way to webhooks.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 /// Forgetting state that nothing holds.
 const SWEEP: Duration = Duration::from_mins(1);
 
@@ -253,6 +255,7 @@ impl Edge {
             core.control.spawn(async move { keeping.keep_as_last_good(loaded, None).await });
         }
         start_acme(&core);
+        core.live.webhooks.start(&core.control);
         start_tasks(&core, upstreams, changed, hand_over);
         Ok(edge)
     }
@@ -452,6 +455,10 @@ impl EdgeHandle {
         }
         if drain && let Some(control) = &self.control {
             control.block_on(drain_all(&self.core));
+            let left = control.block_on(self.core.live.webhooks.settle(LAST_EVENTS));
+            if left > 0 {
+                warn!(left, "webhooks were not told of the last events");
+            }
         }
         self.core.set_phase(Phase::Draining);
         self.core.estate.close();

@@ -21,6 +21,7 @@ use super::{
     compile::{
         FallbackBlueprint, ForwardBlueprint, RouteBlueprint, SiteBlueprint, TargetBlueprint,
     },
+    secret,
     split::RolloutRoutes,
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     rollout,
     route::HostTable,
     state::EdgeSecret,
-    telemetry::{AccessLog, AccessLogConfig, audit::Audit, metrics::Metrics},
+    telemetry::{AccessLog, AccessLogConfig, audit::Audit, metrics::Metrics, webhooks::Webhooks},
     tls::TlsLive,
     types::Name,
     upstream,
@@ -52,6 +53,8 @@ pub struct Live {
     pub overload: Arc<Overload>,
     /// Who changed what.
     pub audit: Arc<Audit>,
+    /// Where events are told.
+    pub webhooks: Arc<Webhooks>,
     generation: AtomicU64,
     access_log: Mutex<Option<(AccessLogConfig, Arc<AccessLog>)>>,
     pub(super) state_dir: PathBuf,
@@ -82,6 +85,7 @@ impl Live {
             upstreams: upstream::Live::new(control.clone(), metrics.clone()),
             rollouts: rollout::Live::new(state_dir, control.clone()),
             audit: Audit::new(metrics.audit_log_failures()),
+            webhooks: Webhooks::new(metrics.clone(), secret::read_for_webhooks),
             metrics,
             tls: TlsLive::new(state_dir, control),
             policies: policy::Live::default(),
@@ -166,6 +170,7 @@ impl Live {
         self.rollouts.put_in_force(&next.rollouts, now);
         self.overload.configure(config.server.overload.resolve());
         self.tls.acme().configure(&config.acme);
+        self.webhooks.configure(&config.webhooks);
         self.audit.configure(&config.audit_log);
         *self.present_log() = next.access_log.clone().map(|log| (config.access_log.clone(), log));
     }

@@ -121,6 +121,7 @@ pub fn compile(
         sites.extend(compile_site(config, site, &indices, &policies, leniency, &mut found));
     }
     let shared_secret = secret::read_shared(config, &mut found);
+    secret::warn_of_unread(config, &mut found);
     let has_errors = found.has_errors();
     problems.extend(found);
     if has_errors {

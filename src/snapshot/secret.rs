@@ -1,6 +1,7 @@
-//! The secret that keys of the edge are derived from: read when a configuration is compiled, or kept in the state directory.
+//! Secrets of the edge: the one that its keys are derived from, read when a configuration is compiled or kept in the state
+//! directory; and those of webhooks, which are read for each request.
 
-use std::sync::PoisonError;
+use std::{error::Error, sync::PoisonError};
 
 use tracing::warn;
 
@@ -9,7 +10,8 @@ use crate::{
     config::Config,
     rollout::CookieKey,
     state::{EdgeSecret, EdgeSecretError, MIN_SHARED_SECRET, read_secret},
-    types::{KeyPath, Problems},
+    telemetry::webhooks::WebhookUrl,
+    types::{KeyPath, Problems, Secret, SecretSource},
     upstream::StickyKey,
 };
 
@@ -31,6 +33,32 @@ pub(super) fn read_shared(config: &Config, problems: &mut Problems) -> Option<Ed
         }
     }
     None
+}
+
+/// Reads what webhooks need, or says why not.
+pub(super) fn read_for_webhooks(source: &SecretSource) -> Result<Secret, String> {
+    read_secret(source).map_err(|error| match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
+}
+
+/// A webhook whose secrets are not there is told nothing until they are. That is no reason to refuse a configuration.
+pub(super) fn warn_of_unread(config: &Config, problems: &mut Problems) {
+    for webhook in &config.webhooks {
+        let path = KeyPath::of(&["webhooks", &webhook.name]);
+        let url = match &webhook.url {
+            WebhookUrl::Secret(source) => Some(source),
+            WebhookUrl::Plain(_) => None,
+        };
+        for (key, source) in [("url", url), ("secret", webhook.secret.as_ref())] {
+            if let Some(Err(error)) = source.map(read_for_webhooks) {
+                problems
+                    .warning(&path.key(key), error)
+                    .help("events wait for up to an hour; it is read anew for each try");
+            }
+        }
+    }
 }
 
 impl Live {

@@ -1,4 +1,4 @@
-//! What the edge tells about itself: metrics, access log, audit log, its own log.
+//! What the edge tells about itself: metrics, access log, audit log, its own log, webhooks.
 
 mod access_log;
 pub mod audit;
@@ -10,6 +10,7 @@ pub mod logging;
 pub mod metrics;
 pub mod outgoing;
 mod time;
+pub mod webhooks;
 
 pub use access_log::{
     AccessLog, AccessLogField, Counters as AccessLogCounters, Entry, RawSample, SampleConfig, Try,

@@ -180,6 +180,9 @@ pub const CHECK_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
 /// Failing results in a row that make a check fail.
 pub const CHECK_FAILURES: NonZeroU32 = number!(1);
 
+/// One try to tell a webhook an event.
+pub const WEBHOOK_TIMEOUT: HumanDuration = HumanDuration::from_secs(10);
+
 /// Ending in all, after SIGTERM.
 pub const DRAIN: HumanDuration = HumanDuration::from_secs(25);
 /// Part of the drain in which new connections are still taken while `/ready` says 503.

@@ -42,10 +42,12 @@ const CALENDAR: &[(&str, &str)] = &[
     ("src/telemetry/logging.rs", "shows when a change will end"),
     ("src/telemetry/metrics/mod.rs", "exports points in time"),
     ("src/telemetry/time.rs", "writes points in time"),
+    ("src/telemetry/webhooks/again.rs", "an answer may name the time of the next try by a date"),
     (
         "src/telemetry/webhooks/delivery.rs",
         "receivers compare the time of a request with their clock",
     ),
+    ("src/telemetry/webhooks/event.rs", "writes the time of an event"),
     ("src/tls/acme/clock.rs", "compares it with the monotonic clock"),
     ("src/tls/acme/dns/update.rs", "signatures of updates have the time in them"),
     ("src/tls/acme/kept.rs", "certificates are valid by the calendar"),

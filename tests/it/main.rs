@@ -79,4 +79,5 @@ mod tls_scan;
 mod upgrade;
 mod upgrade_load;
 mod upstream_tls;
+mod webhooks;
 mod who_gets_requests;

@@ -50,6 +50,11 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         .map(|(name, policy)| policy.parse(name, &root.key("policies").key(name), problems))
         .collect();
     let rollouts = rollouts::parse(raw, &upstreams, problems);
+    let webhooks = raw
+        .webhooks
+        .iter()
+        .filter_map(|(name, hook)| hook.parse(name, &root.key("webhooks").key(name), problems))
+        .collect();
     let acme = raw.acme.parse(&root.key("acme"), problems);
     let sites = sites::parse(raw, context, &listeners, &acme, &mut upstreams, problems);
     for site in &sites {
@@ -89,6 +94,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         policies,
         rollouts,
         upstreams: upstreams.into_sorted(),
+        webhooks,
     }
 }
 

@@ -18,6 +18,7 @@ mod route;
 mod sample;
 mod series;
 mod tunnel;
+mod webhook;
 
 use std::{
     sync::{
@@ -39,12 +40,14 @@ pub use self::{
     names::{
         ConnectionRefused, EjectionReason, Fault, HandshakeFailure, HeadRefused, InjectedFault,
         LimitReached, Limited, LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
+        WebhookResult,
     },
     reference::reference,
     rollouts::{RolloutSample, RolloutSideSample},
     route::{InFlight, RouteMetrics},
     sample::{CertificateSample, EndpointSample, Samples, UpstreamSample},
     tunnel::{OpenTunnel, TunnelMetrics},
+    webhook::WebhookMetrics,
 };
 use super::access_log::Counters as AccessLogCounters;
 
@@ -141,6 +144,7 @@ pub struct Metrics {
     listeners: Kept<Arc<str>, ListenerMetrics>,
     upstreams: Kept<Arc<str>, UpstreamMetrics>,
     tunnels: tunnel::Tunnels,
+    webhooks: webhook::Webhooks,
 }
 
 /// One family a name but for those of routes (`series.rs`); `names.rs` says what each of them means.
@@ -206,6 +210,7 @@ impl Metrics {
         let look_ups = CounterBy::new(&counters(&names::LOOK_UPS), &[]);
         Arc::new(Self {
             tunnels: tunnel::Tunnels::new(&registry),
+            webhooks: webhook::Webhooks::new(&registry),
             registry,
             families,
             requests_refused,
@@ -260,6 +265,11 @@ impl Metrics {
         self.tunnels.resolve(listener, passthrough, upstream)
     }
 
+    /// The counters of a webhook.
+    pub fn webhook(&self, name: &str) -> Arc<WebhookMetrics> {
+        self.webhooks.resolve(name)
+    }
+
     /// Counts a request that was refused before a route was found.
     pub fn refused(&self, reason: RequestRefused) {
         self.requests_refused.inc(reason);
@@ -308,7 +318,7 @@ impl Metrics {
         self.families.audit_log_failures.clone()
     }
 
-    /// Removes the series of routes, listeners and upstreams that no snapshot and no request has held for ten minutes.
+    /// Removes the series of routes, listeners, webhooks and upstreams that no snapshot and no request has held for ten minutes.
     /// To be called about once a minute; `now` is monotonic.
     pub fn sweep(&self, now: Instant) {
         // Removing what is not there is the only error.
@@ -325,6 +335,7 @@ impl Metrics {
             CounterBy::<LimitReached>::remove(&families.limits_reached, &labels);
         });
         self.tunnels.sweep(now);
+        self.webhooks.sweep(now);
         self.upstreams.sweep(now, |name| {
             let _ = families.retries.remove_label_values(&[&**name]);
             let _ = families.retries_refused.remove_label_values(&[&**name]);

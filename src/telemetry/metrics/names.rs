@@ -179,6 +179,14 @@ definitions! {
         CERTIFICATE_STANDING_IN: Gauge "tidegate_certificate_standing_in" ["site"]
             "1 where the certificate of the edge's own authority stands in for one by ACME, else 0.";
     }
+    "Webhooks": {
+        WEBHOOK_EVENTS: Counter "tidegate_webhook_events_total" ["webhook", "result"]
+            "Events for a webhook by what became of them.";
+        WEBHOOK_FAILED_TRIES: Counter "tidegate_webhook_failed_tries_total" ["webhook"]
+            "Tries to tell an event that failed; most of them are followed by another one.";
+        WEBHOOK_WAITING: Gauge "tidegate_webhook_events_waiting" ["webhook"]
+            "Events that wait to be told, or to be told again.";
+    }
     "Configuration": {
         CONFIG_GENERATION: Gauge "tidegate_config_generation" []
             "Number of the configuration in force.";
@@ -506,6 +514,15 @@ label_values! {
         /// The client broke the rules of HTTP/2.
         Protocol = "protocol",
     }
+    /// What became of an event for a webhook.
+    WebhookResult {
+        /// It was taken.
+        Sent = "sent",
+        /// The webhook refused it, or did not take it in time: nobody was told.
+        Failed = "failed",
+        /// Too many waited and it was the oldest, or the webhook is gone: nobody was told.
+        Dropped = "dropped",
+    }
     /// How a reload ended.
     #[derive(serde::Serialize, serde::Deserialize)]
     #[serde(rename_all = "snake_case")]
@@ -531,6 +548,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
         (_, "status") => Some(STATUS_CLASSES.to_vec()),
         (_, "end") => Some(all::<TunnelEnd>()),
         (name, "result") if name == LOOK_UPS.name => Some(all::<LookUpResult>()),
+        (name, "result") if name == WEBHOOK_EVENTS.name => Some(all::<WebhookResult>()),
         (_, "result") => Some(all::<ReloadResult>()),
         (name, "reason") if name == REQUESTS_REFUSED.name => Some(all::<RequestRefused>()),
         (name, "reason") if name == CONNECTIONS_REFUSED.name => Some(all::<ConnectionRefused>()),

@@ -28,6 +28,7 @@ fn every_metric_can_be_registered() {
     let _listener = metrics.listener("https");
     let _upstream = metrics.upstream("web");
     let _tunnel = metrics.tunnel("pg", None, "web");
+    let _webhook = metrics.webhook("ops");
     let certificate = CertificateSample {
         site: "shop".parse().unwrap(),
         not_after: 9,
