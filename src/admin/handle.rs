@@ -87,7 +87,7 @@ where
         }
         (path, _) if path == rollouts::PATH || path.starts_with("/v1/rollouts/") => {
             let rest = path.strip_prefix(rollouts::PATH).unwrap_or_default();
-            rollouts::answer(method, rest, context).await
+            rollouts::answer(method, rest, context, peer).await
         }
         (
             "/v1/config/reload"

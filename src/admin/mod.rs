@@ -68,7 +68,12 @@ pub trait Control: Send + Sync + 'static {
     }
 
     /// Asks something of a rollout.
-    fn command_rollout(&self, name: String, _command: Command) -> BoxFuture<'_, RolloutOutcome> {
+    fn command_rollout(
+        &self,
+        name: String,
+        _command: Command,
+        _by: AdminPeer,
+    ) -> BoxFuture<'_, RolloutOutcome> {
         Box::pin(async move { RolloutOutcome::Unknown(format!("there is no rollout \"{name}\"")) })
     }
 

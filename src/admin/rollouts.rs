@@ -9,13 +9,18 @@ use super::{
     RolloutOutcome,
     handle::{Answer, Context, error, json_answer, method_not_allowed},
 };
-use crate::rollout::Command;
+use crate::{rollout::Command, telemetry::audit::AdminPeer};
 
 /// Where they are.
 pub(super) const PATH: &str = "/v1/rollouts";
 
 /// `GET /v1/rollouts`, `GET /v1/rollouts/NAME`, `POST /v1/rollouts/NAME/COMMAND`. `rest` is what follows [`PATH`].
-pub(super) async fn answer(method: &Method, rest: &str, context: &Context) -> Answer {
+pub(super) async fn answer(
+    method: &Method,
+    rest: &str,
+    context: &Context,
+    peer: AdminPeer,
+) -> Answer {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     let mut parts = rest.trim_start_matches('/').splitn(2, '/');
     let name = parts.next().filter(|name| !name.is_empty());
@@ -29,7 +34,7 @@ pub(super) async fn answer(method: &Method, rest: &str, context: &Context) -> An
                 let problem = format!("a rollout can't \"{word}\"; it can {words}");
                 return error(StatusCode::NOT_FOUND, &problem);
             };
-            command_one(name, command, context).await
+            command_one(name, command, context, peer).await
         }
         _ => method_not_allowed("POST"),
     }
@@ -44,10 +49,11 @@ fn show(name: &str, context: &Context) -> Answer {
     }
 }
 
-async fn command_one(name: &str, command: Command, context: &Context) -> Answer {
+async fn command_one(name: &str, command: Command, context: &Context, peer: AdminPeer) -> Answer {
     let (control, name) = (Arc::clone(&context.control), name.to_owned());
     // A task of its own: what is in force must be written down, also when the client goes away.
-    let done = tokio::spawn(async move { control.command_rollout(name, command).await }).await;
+    let done =
+        tokio::spawn(async move { control.command_rollout(name, command, peer).await }).await;
     match done {
         Ok(RolloutOutcome::Done(status)) => json_answer(StatusCode::OK, &json!(status)),
         Ok(RolloutOutcome::Unknown(problem)) => error(StatusCode::NOT_FOUND, &problem),

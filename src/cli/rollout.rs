@@ -225,6 +225,14 @@ fn render(rollout: &RolloutStatus, now: Timestamp) -> String {
     let _ = overview(&mut text, rollout);
     text.push('\n');
     text.push_str(&sides(rollout));
+    if !rollout.checks.is_empty() {
+        let _ = write!(text, "\n{TITLE}Checks{TITLE:#}\n");
+        let mut table = Table::new(&["CHECK", ""]);
+        for check in &rollout.checks {
+            table.row([check.name.to_string(), check.text.clone()]);
+        }
+        text.push_str(&table.render(None));
+    }
     if !rollout.events.is_empty() {
         let _ = write!(text, "\n{TITLE}Events{TITLE:#}\n");
         let skipped = rollout.events.len().saturating_sub(SHOWN_EVENTS);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::raw::Raw;
 
 /// Sections in the order in which people meet them.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "server",
     "reload",
     "admin",

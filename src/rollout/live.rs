@@ -21,12 +21,13 @@ use tracing::{error, info, warn};
 use super::{
     analysis::LatencyCounts,
     attempt::{Attempt, AttemptKey},
+    checks::{Checks, Outcome, Standing},
     controller::{Command, Event, EventKind, Facts, Machine, Phase, Progress, Refused, Setting},
     cookie::CookieKey,
     dial::Side,
     kept::{self, Kept},
     plan::RolloutConfig,
-    status::{self, EventStatus, RolloutStatus, SideFacts, SideStatus},
+    status::{self, CheckLine, EventStatus, RolloutStatus, SideFacts, SideStatus},
 };
 use crate::{
     state::Registry,
@@ -120,8 +121,10 @@ struct Controlled {
     times: [LatencyCounts; 2],
     last_learn: Duration,
     events: VecDeque<Event>,
+    /// While the candidate is judged, and the plan has some.
+    checks: Option<Checks>,
     /// How many there were of each kind.
-    counts: [u64; EventKind::ALL.len()],
+    counts: [u64; EventKind::OF_ROLLOUTS.len()],
 }
 
 impl Live {
@@ -237,7 +240,8 @@ impl Live {
 
     /// How often what happened to each rollout.
     pub fn event_counts(&self) -> Vec<(Name, Vec<(EventKind, u64)>)> {
-        let counts = |one: &Controlled| EventKind::ALL.into_iter().zip(one.counts).collect();
+        let counts =
+            |one: &Controlled| EventKind::OF_ROLLOUTS.into_iter().zip(one.counts).collect();
         self.lock().rollouts.iter().map(|(name, one)| (name.clone(), counts(one))).collect()
     }
 
@@ -308,6 +312,7 @@ impl Live {
                 }
                 events.extend(told);
                 controlled.learn(now);
+                controlled.run_checks(&self.handle);
                 is_active |= controlled.machine.is_active();
             }
             let is_due = !events.is_empty() || (is_active && now >= inner.last_save + SAVE);
@@ -401,7 +406,8 @@ impl Controlled {
             times: Default::default(),
             last_learn: now,
             events: VecDeque::new(),
-            counts: [0; EventKind::ALL.len()],
+            checks: None,
+            counts: [0; EventKind::OF_ROLLOUTS.len()],
         }
     }
 
@@ -411,6 +417,9 @@ impl Controlled {
             // Another dial, which says nothing yet.
             self.set = None;
             self.times = Default::default();
+        }
+        if self.plan.config.checks != plan.config.checks {
+            self.checks = None;
         }
         self.plan = plan.clone();
     }
@@ -425,7 +434,17 @@ impl Controlled {
                 .as_ref()
                 .map(|candidate| candidate.standing(probes))
                 .unwrap_or_default(),
+            checks: self.checks.as_ref().map_or(Standing::Good, Checks::standing),
             wall: Timestamp::now(),
+        }
+    }
+
+    /// Other systems are asked while there is something to ask about.
+    fn run_checks(&mut self, handle: &Handle) {
+        let configs = &self.machine.plan().checks;
+        let is_wanted = !configs.is_empty() && self.machine.is_judging();
+        if is_wanted != self.checks.is_some() {
+            self.checks = is_wanted.then(|| Checks::start(configs.clone(), handle));
         }
     }
 
@@ -522,6 +541,7 @@ impl Controlled {
                 .as_ref()
                 .map(|candidate| side(Side::Candidate, candidate)),
             routes: self.plan.routes.clone(),
+            checks: self.checks.iter().flat_map(Checks::status).map(check_status).collect(),
             events: self
                 .events
                 .iter()
@@ -533,4 +553,14 @@ impl Controlled {
                 .collect(),
         }
     }
+}
+
+fn check_status(status: super::checks::CheckStatus) -> CheckLine {
+    let (passes, text) = match status.last {
+        None => (None, "it has no result yet".to_owned()),
+        Some(Outcome::Passes) => (Some(true), "passes".to_owned()),
+        Some(Outcome::Fails { text }) => (Some(false), text),
+        Some(Outcome::NoAnswer { text }) => (None, format!("no answer: {text}")),
+    };
+    CheckLine { name: status.name, passes, text }
 }

@@ -35,5 +35,5 @@ pub use raw::{
     RawWho,
 };
 pub use schedule::Schedule;
-pub use status::{EventStatus, RolloutStatus, SideStatus};
+pub use status::{CheckLine, EventStatus, RolloutStatus, SideStatus};
 pub use trial::{AnswerKind, Assignment, Client, Dealt, Trial, grpc_status};

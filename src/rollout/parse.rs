@@ -96,6 +96,15 @@ impl RawRollout {
                 min_endpoints: self.preflight.min_endpoints.map_or(1, Into::into),
             },
             analysis: self.parse_analysis(path, problems),
+            checks: self
+                .analysis
+                .checks
+                .iter()
+                .filter_map(|(name, check)| {
+                    let at = path.key("analysis").key("checks").key(name);
+                    check.parse(name, &at, problems)
+                })
+                .collect(),
             strategy,
         })
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::{analysis::Settings, raw::Finish, schedule::Schedule};
+use super::{analysis::Settings, checks::CheckConfig, raw::Finish, schedule::Schedule};
 use crate::{
     policy::{Conditions, RequestView},
     types::{KeyPath, Name, Percent},
@@ -38,6 +38,8 @@ pub struct RolloutConfig {
     pub preflight: Preflight,
     /// How the candidate is judged; for one route.
     pub analysis: AnalysisConfig,
+    /// Other systems that are asked.
+    pub checks: Vec<CheckConfig>,
     /// How traffic moves.
     pub strategy: Strategy,
 }

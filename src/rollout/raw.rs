@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checks::RawCheck;
 use crate::{
     policy::RawValueMatch,
     types::{Cidr, HumanDuration, Name, Percent, defaults, deserialize_by_form},
@@ -164,6 +165,8 @@ pub struct RawAnalysis {
     /// release back. Requests from addresses of `server.trusted_proxies` themselves are not limited.
     #[schemars(extend("default" = defaults::MAX_CLIENT_FAILURES))]
     pub max_client_failures: Option<NonZeroU32>,
+    /// Other systems that are asked whether the candidate does well, by name, while it has requests.
+    pub checks: BTreeMap<Name, RawCheck>,
 }
 
 /// Growing shares, as written.

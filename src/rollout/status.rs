@@ -50,8 +50,21 @@ pub struct RolloutStatus {
     pub candidate: Option<SideStatus>,
     /// The routes that it serves: site and route.
     pub routes: Vec<String>,
+    /// What other systems say.
+    pub checks: Vec<CheckLine>,
     /// The last events, the newest last.
     pub events: Vec<EventStatus>,
+}
+
+/// A check, as shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CheckLine {
+    /// Its name.
+    pub name: Name,
+    /// What its last run said; `None` where that was no answer, or there was none yet.
+    pub passes: Option<bool>,
+    /// In words.
+    pub text: String,
 }
 
 /// An event, as shown.

@@ -129,8 +129,13 @@ impl Control for AdminControl {
         self.0.live.rollouts.status()
     }
 
-    fn command_rollout(&self, name: String, command: Command) -> BoxFuture<'_, RolloutOutcome> {
-        Box::pin(async move { rollouts::command(&self.0, &name, command).await })
+    fn command_rollout(
+        &self,
+        name: String,
+        command: Command,
+        by: AdminPeer,
+    ) -> BoxFuture<'_, RolloutOutcome> {
+        Box::pin(async move { rollouts::command(&self.0, &name, command, by).await })
     }
 
     fn renew(&self, site: &str, by: AdminPeer) -> RenewalOutcome {

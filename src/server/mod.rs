@@ -247,6 +247,7 @@ impl Edge {
             edge.shutdown(true);
             return Err(error.into());
         }
+        rollouts::tell_of_events(&core.live);
         core.live.rollouts.start(core.options.upgrade);
         // Only the snapshot is left of it.
         drop(config);

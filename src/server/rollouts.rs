@@ -1,13 +1,56 @@
 //! What the admin listener shows of rollouts, and what it may ask of them.
 
+use std::sync::Arc;
+
+use serde_json::json;
+
 use super::state::Core;
 use crate::{
     admin::RolloutOutcome,
     rollout::{Command, CommandError},
-    telemetry::metrics::{RolloutSample, RolloutSideSample},
+    snapshot::Live,
+    telemetry::{
+        audit::{Actor, AdminPeer, Entry},
+        metrics::{RolloutSample, RolloutSideSample},
+        webhooks,
+    },
 };
 
-pub(super) async fn command(core: &Core, name: &str, command: Command) -> RolloutOutcome {
+/// What happens to rollouts is written down, and told to webhooks.
+pub(super) fn tell_of_events(live: &Live) {
+    let (audit, webhooks) = (Arc::clone(&live.audit), Arc::clone(&live.webhooks));
+    live.rollouts.listen(Box::new(move |event| {
+        let data = json!({ "revision": event.revision, "text": event.text });
+        let subject = event.rollout.to_string();
+        let entry = Entry::new(Actor::Edge, "rollout", subject, event.kind.word());
+        audit.record(entry.detail(data));
+        let text = format!("{}: {}", event.rollout, event.text);
+        let data = json!({ "revision": event.revision });
+        webhooks.tell(webhooks::Event::new(event.kind, event.rollout.clone(), text, data));
+    }));
+}
+
+/// Does what a person asks for; who it was, and what came of it, is written down.
+pub(super) async fn command(
+    core: &Core,
+    name: &str,
+    command: Command,
+    by: AdminPeer,
+) -> RolloutOutcome {
+    let outcome = run(core, name, command).await;
+    let (word, problem) = match &outcome {
+        RolloutOutcome::Done(_) => ("done", None),
+        RolloutOutcome::Unknown(problem) | RolloutOutcome::Refused(problem) => {
+            ("refused", Some(problem))
+        }
+        RolloutOutcome::NotKept(problem) => ("not_kept", Some(problem)),
+    };
+    let entry = Entry::new(Actor::Admin(by), "rollout_command", name, word);
+    core.live.audit.record(entry.detail(json!({ "command": command.word(), "problem": problem })));
+    outcome
+}
+
+async fn run(core: &Core, name: &str, command: Command) -> RolloutOutcome {
     match core.live.rollouts.command(name, command).await {
         Ok(status) => RolloutOutcome::Done(Box::new(status)),
         Err(error @ CommandError::Unknown(..)) => RolloutOutcome::Unknown(error.to_string()),

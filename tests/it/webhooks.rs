@@ -132,7 +132,7 @@ fn an_event_arrives_over_tls_with_a_signature_that_others_can_verify() {
     assert_eq!(signature, verified_by_openssl(folder, &request, "raw-secret"));
     // A changed secret counts with the next event. `whsec_` and base64 mean the bytes behind it.
     std::fs::write(folder.join("secret"), "whsec_YW5vdGhlciBvbmU=").unwrap();
-    alone.tell(EventKind::Stepped, "next");
+    alone.tell(EventKind::Step, "next");
     assert_eventually!(alone.events("ops", "sent") == 2, within LONG);
     let request = origin.last_request();
     let signature = request.header("webhook-signature").unwrap();
@@ -144,7 +144,7 @@ fn events_come_in_their_order_and_again_until_they_are_taken() {
     let origin = Origin::answering(503);
     let alone = Alone::started(&[config("ops", &format!("url = \"http://{origin}/\""))]);
     for text in ["one", "two", "three"] {
-        alone.tell(EventKind::Stepped, text);
+        alone.tell(EventKind::Step, text);
     }
     assert_eventually!(origin.requests() >= 2, within LONG);
     assert_eq!(texts(&origin), ["one"], "the others wait for their turn");
@@ -161,10 +161,10 @@ fn events_come_in_their_order_and_again_until_they_are_taken() {
 fn what_is_refused_is_not_told_again_and_the_next_event_is() {
     let origin = Origin::answering(404);
     let alone = Alone::started(&[config("ops", &format!("url = \"http://{origin}/\""))]);
-    alone.tell(EventKind::Stepped, "one");
+    alone.tell(EventKind::Step, "one");
     assert_eventually!(alone.events("ops", "failed") == 1, within LONG);
     origin.set_status(200);
-    alone.tell(EventKind::Stepped, "two");
+    alone.tell(EventKind::Step, "two");
     assert_eventually!(alone.events("ops", "sent") == 1, within LONG);
     assert_eq!((origin.requests(), texts(&origin)), (2, vec!["one".into(), "two".into()]));
 }
@@ -180,7 +180,7 @@ fn a_silent_webhook_holds_up_no_other_and_each_gets_the_kinds_it_wants() {
             &format!("url = \"http://{slack}/\"\nformat = \"slack\"\nevents = [\"rolled_back\"]"),
         ),
     ]);
-    alone.tell(EventKind::Stepped, "10 %");
+    alone.tell(EventKind::Step, "10 %");
     alone.tell(EventKind::RolledBack, "5 % > 1 %");
     assert_eventually!(alone.events("slack", "sent") == 1, within LONG);
     assert_eq!(body(&slack.last_request()), json!({ "text": "5 % &gt; 1 %" }));
@@ -194,7 +194,7 @@ fn a_full_queue_loses_the_oldest_and_counts_them() {
     let origin = Origin::answering(200);
     let alone = Alone::new(&[config("ops", &format!("url = \"http://{origin}/\""))]);
     for n in 0..1_003 {
-        alone.tell(EventKind::Stepped, &n.to_string());
+        alone.tell(EventKind::Step, &n.to_string());
     }
     assert_eq!(alone.events("ops", "dropped"), 3);
     alone.start();

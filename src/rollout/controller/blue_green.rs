@@ -14,6 +14,7 @@ use super::{
 use crate::{
     rollout::{
         analysis::{Analysis, Sides},
+        checks::Standing,
         dial::Side,
         plan::{BlueGreen, Strategy},
     },
@@ -103,6 +104,8 @@ impl Machine {
             && facts.of(live.other()).in_service > 0;
         let bad = if let Some(finding) = self.analysis.finding() {
             Some(self.describe(finding))
+        } else if let Standing::Bad { name, text } = &facts.checks {
+            Some(format!("the check \"{name}\" fails: {text}"))
         } else {
             is_down.then(|| format!("no endpoint of \"{}\" is in service", self.upstream_of(live)))
         };
@@ -115,7 +118,8 @@ impl Machine {
         }
         let needed = self.blue_green().map_or(Duration::ZERO, |plan| plan.watch);
         let passed = self.progress.passed;
-        if passed >= needed {
+        let hold = Self::check_hold(facts);
+        if passed >= needed && hold.is_none() {
             self.end_watch();
             let text = format!(
                 "\"{}\" stays live: nothing spoke against it for {}",
@@ -124,7 +128,7 @@ impl Machine {
             );
             self.tell(EventKind::Ready, text);
         } else {
-            self.hold = Some(Hold::Time { passed, needed });
+            self.hold = hold.or(Some(Hold::Time { passed, needed }));
         }
     }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::rollout::{
     analysis::{Goal, Verdict},
+    checks::Standing,
     plan::{Step, Strategy},
     raw::Finish,
 };
@@ -53,6 +54,20 @@ impl Machine {
         })
     }
 
+    /// What other systems have yet to say.
+    pub(super) fn check_hold(facts: &Facts) -> Option<Hold> {
+        match &facts.checks {
+            Standing::Hold { name, text } => {
+                Some(Hold::Check { name: Some(name.clone()), text: text.clone() })
+            }
+            Standing::Waiting => {
+                let text = "checks have yet to say whether the candidate does well".to_owned();
+                Some(Hold::Check { name: None, text })
+            }
+            Standing::Good | Standing::Bad { .. } => None,
+        }
+    }
+
     /// What speaks against taking a step now.
     fn step_hold(&self, facts: &Facts) -> Option<Hold> {
         let (have, need) = (facts.stable.in_service, self.plan.stable_min_endpoints);
@@ -67,6 +82,8 @@ impl Machine {
     fn takes_back(&mut self, now: Duration, facts: &Facts) -> bool {
         let text = if let Some(finding) = self.analysis.finding() {
             self.describe(finding)
+        } else if let Standing::Bad { name, text } = &facts.checks {
+            format!("the check \"{name}\" fails: {text}")
         } else if self.was_up[1] && facts.candidate.in_service == 0 {
             "no endpoint of the candidate is in service".to_owned()
         } else {
@@ -105,7 +122,7 @@ impl Machine {
             self.hold = Some(Hold::Person);
             return;
         }
-        self.hold = self.step_hold(facts);
+        self.hold = Self::check_hold(facts).or_else(|| self.step_hold(facts));
         if self.hold.is_some() {
             return;
         }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::{
     rollout::analysis::{Criterion, Trials, Waiting},
-    types::HumanDuration,
+    types::{HumanDuration, Name},
 };
 
 /// What a rollout is waiting for.
@@ -45,6 +45,13 @@ pub enum Hold {
         passed: Duration,
         /// Asked for.
         needed: Duration,
+    },
+    /// Another system has no answer, or none yet.
+    Check {
+        /// The check.
+        name: Option<Name>,
+        /// Why it has none.
+        text: String,
     },
     /// Evidence against the candidate that grows or fades.
     Doubt {
@@ -109,6 +116,10 @@ impl fmt::Display for Hold {
                 let seconds = |time: &Duration| HumanDuration::from_secs(time.as_secs());
                 write!(f, "{} of {} have passed", seconds(passed), seconds(needed))
             }
+            Self::Check { name: Some(name), text } => {
+                write!(f, "the check \"{name}\" has no answer: {text}")
+            }
+            Self::Check { name: None, text } => f.write_str(text),
             Self::Doubt { criterion, probability } => write!(
                 f,
                 "a doubt, {criterion}: a healthy candidate looks like this with a probability of at most {:.2} %; it grows to a verdict or fades",

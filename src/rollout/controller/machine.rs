@@ -16,6 +16,7 @@ use crate::{
         analysis::{
             Analysis, Batch, Finding, LatencyCounts, Scope, Settings, Sides, Thresholds, Window,
         },
+        checks::Standing,
         dial::Side,
         plan::{RolloutConfig, Strategy},
     },
@@ -27,12 +28,14 @@ use crate::{
 const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 /// What is known of the world at one look.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::rollout) struct Facts {
     /// The stable's endpoints.
     pub stable: SetStanding,
     /// The candidate's.
     pub candidate: SetStanding,
+    /// What other systems say of the candidate.
+    pub checks: Standing,
     /// The calendar, for schedules and for showing.
     pub wall: Timestamp,
 }

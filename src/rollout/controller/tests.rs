@@ -8,6 +8,7 @@ use super::{Command, Event, EventKind, Facts, Machine, Phase, Progress, progress
 use crate::{
     rollout::{
         analysis::{Outcomes, Sides},
+        checks::Standing,
         plan::RolloutConfig,
         raw::RawRollout,
     },
@@ -46,6 +47,7 @@ struct Bench {
     now: Duration,
     wall: Timestamp,
     facts: [SetStanding; 2],
+    checks: Standing,
     events: Vec<Event>,
 }
 
@@ -54,7 +56,14 @@ impl Bench {
         let wall: Timestamp = "2026-01-05T10:00:00Z".parse().unwrap();
         let routes = vec!["site.route".to_owned()];
         let machine = Machine::new(plan(text), routes, 1, kept, Duration::ZERO, wall);
-        Self { machine, now: Duration::ZERO, wall, facts: [UP, UP], events: Vec::new() }
+        Self {
+            machine,
+            now: Duration::ZERO,
+            wall,
+            facts: [UP, UP],
+            checks: Standing::Good,
+            events: Vec::new(),
+        }
     }
 
     /// An edge that has served without a candidate before.
@@ -63,7 +72,8 @@ impl Bench {
     }
 
     fn facts(&self) -> Facts {
-        Facts { stable: self.facts[0], candidate: self.facts[1], wall: self.wall }
+        let [stable, candidate] = self.facts;
+        Facts { stable, candidate, checks: self.checks.clone(), wall: self.wall }
     }
 
     fn look(&mut self, stable: Outcomes, candidate: Outcomes) {
@@ -584,4 +594,40 @@ fn a_side_that_is_down_is_told_once() {
     bench.facts[0] = UP;
     bench.serve(3, 0);
     assert_eq!(bench.kinds(), [EventKind::SideDown, EventKind::SideUp]);
+}
+
+#[test]
+fn checks_hold_steps_and_take_the_candidate_back() {
+    let fails = || Standing::Bad { name: "slo".parse().unwrap(), text: "7 is above 5".to_owned() };
+    let silent = || Standing::Hold { name: "slo".parse().unwrap(), text: "no route".to_owned() };
+    let mut bench = Bench::known(CANARY);
+    for (standing, waits_for) in [
+        (Standing::Waiting, "checks have yet to say"),
+        (silent(), "the check \"slo\" has no answer: no route"),
+    ] {
+        bench.checks = standing;
+        bench.serve(90, 0);
+        assert_eq!(bench.share(), 100_000);
+        assert!(bench.waits_for().starts_with(waits_for), "{}", bench.waits_for());
+    }
+    bench.checks = Standing::Good;
+    bench.serve(1, 0);
+    assert_eq!(bench.share(), 500_000);
+    bench.checks = fails();
+    bench.serve(1, 0);
+    let reason = bench.machine.progress().reason.clone().unwrap().text;
+    assert_eq!(
+        (bench.phase(), reason.as_str()),
+        (Phase::RolledBack, "the check \"slo\" fails: 7 is above 5")
+    );
+    // And a switch too.
+    let mut bench = Bench::new(BLUE_GREEN, None);
+    bench.serve(5, 0);
+    bench.order(Command::Switch).unwrap();
+    bench.checks = silent();
+    bench.serve(90, 0);
+    assert_eq!(bench.phase(), Phase::Watch);
+    bench.checks = fails();
+    bench.serve(1, 0);
+    assert_eq!((bench.phase(), bench.share()), (Phase::Live, 0));
 }

@@ -17,14 +17,16 @@ use crate::{telemetry::time::rfc3339, types::Name};
 pub enum EventKind {
     /// A rollout has begun.
     Started,
-    /// It went on to its next step.
-    Stepped,
+    /// The candidate's share has changed.
+    Step,
     /// It waits, because the verdict is not clear or a check does not pass.
     Held,
     /// Somebody stopped it for a while.
     Paused,
     /// And let it go on.
     Resumed,
+    /// All steps are done, or a switch has been watched to its end.
+    Ready,
     /// The candidate was taken back, because it is worse.
     RolledBack,
     /// Blue and green have changed places.
@@ -35,6 +37,10 @@ pub enum EventKind {
     Aborted,
     /// A side has no healthy endpoint: the other one has its requests.
     SideDown,
+    /// It has some again.
+    SideUp,
+    /// The judgement began anew: the configuration has changed what it is about.
+    NewWindow,
     /// Somebody asked whether the webhook works. It is told whatever `events` says.
     #[serde(skip_deserializing)]
     #[schemars(skip)]
@@ -42,19 +48,44 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// What happens to rollouts.
+    pub const OF_ROLLOUTS: [Self; 13] = [
+        Self::Started,
+        Self::Step,
+        Self::Held,
+        Self::Paused,
+        Self::Resumed,
+        Self::Ready,
+        Self::RolledBack,
+        Self::Switched,
+        Self::Promoted,
+        Self::Aborted,
+        Self::SideDown,
+        Self::SideUp,
+        Self::NewWindow,
+    ];
+
+    /// Whether somebody should look.
+    pub const fn is_alarm(self) -> bool {
+        matches!(self, Self::RolledBack | Self::SideDown)
+    }
+
     /// The word in configurations and bodies.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Started => "started",
-            Self::Stepped => "stepped",
+            Self::Step => "step",
             Self::Held => "held",
             Self::Paused => "paused",
             Self::Resumed => "resumed",
+            Self::Ready => "ready",
             Self::RolledBack => "rolled_back",
             Self::Switched => "switched",
             Self::Promoted => "promoted",
             Self::Aborted => "aborted",
             Self::SideDown => "side_down",
+            Self::SideUp => "side_up",
+            Self::NewWindow => "new_window",
             Self::Test => "test",
         }
     }
@@ -150,19 +181,7 @@ mod tests {
 
     #[test]
     fn the_word_of_an_event_is_the_one_of_the_configuration() {
-        let kinds = [
-            EventKind::Started,
-            EventKind::Stepped,
-            EventKind::Held,
-            EventKind::Paused,
-            EventKind::Resumed,
-            EventKind::RolledBack,
-            EventKind::Switched,
-            EventKind::Promoted,
-            EventKind::Aborted,
-            EventKind::SideDown,
-            EventKind::Test,
-        ];
+        let kinds = EventKind::OF_ROLLOUTS.into_iter().chain([EventKind::Test]);
         for kind in kinds {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.word());
         }
