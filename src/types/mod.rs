@@ -19,6 +19,7 @@ mod problem;
 mod proxy_header;
 mod rate;
 mod secret;
+mod sticky_cookie;
 mod text;
 
 pub use address::{AddressError, EndpointAddress, ListenAddress};
@@ -39,4 +40,5 @@ pub use problem::{Problem, Problems, Severity, did_you_mean};
 pub use proxy_header::{HeaderProgress, ProxyHeader, ProxyVersion};
 pub use rate::Rate;
 pub use secret::{SECRET_IN_PLACE, Secret, SecretSource};
+pub use sticky_cookie::{RawStickyCookie, SameSite, StickyCookie};
 pub(crate) use text::deserialize_by_form;

@@ -13,11 +13,12 @@ use super::{
     limits_config::LimitsConfig,
     outlier::{OutlierConfig, RawOutlierDetection},
     retries_config::Retries,
-    sticky_config::StickyConfig,
     tls_config::UpstreamTlsConfig,
 };
 use crate::limit::BreakerConfig;
-use crate::types::{EndpointAddress, KeyPath, Name, Problems, ProxyVersion, defaults};
+use crate::types::{
+    EndpointAddress, KeyPath, Name, Problems, ProxyVersion, StickyCookie, defaults,
+};
 
 /// The highest weight of an endpoint.
 pub(super) const MAX_WEIGHT: u32 = 1_000;
@@ -45,7 +46,7 @@ pub struct UpstreamConfig {
     /// The key of a request, for consistent hashing.
     pub hash: Option<HashConfig>,
     /// The cookie that keeps a client at one endpoint.
-    pub sticky: Option<StickyConfig>,
+    pub sticky: Option<StickyCookie>,
     /// The protocol spoken to the endpoints.
     pub protocol: UpstreamProtocol,
     /// TLS to the endpoints.

@@ -103,7 +103,7 @@ pub use status::{
     EjectedStatus, EndpointStatus, NameStatus, ServiceStatus, SetStanding, UpstreamStatus,
 };
 pub use sticky::{StickyKey, StickyValue};
-pub use sticky_config::{RawSticky, RawStickyTable, SameSite, StickyConfig};
+pub use sticky_config::RawSticky;
 pub use tls_config::{
     CertificateFiles, RawUpstreamCertificate, RawUpstreamTls, RawUpstreamTlsTable,
     UpstreamTlsConfig,
