@@ -10,7 +10,9 @@
 mod concurrency;
 mod conditions;
 mod config;
+mod cookies;
 mod fault;
+mod hash_key;
 mod headers;
 
 use std::{
@@ -30,6 +32,7 @@ pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
 pub use fault::{
     Fault, FaultConfig, RawFault, RawFaultAbort, RawFaultDelay, RawFaultMatch, RawFaultSlowBody,
 };
+pub use hash_key::{HashKey, WrittenHashKey};
 pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
 
 use crate::{state::Registry, telemetry::metrics::InjectedFault, types::Name};
@@ -195,6 +198,12 @@ impl RequestHead<'_> {
     /// Removes a header in all its lines.
     pub fn remove_header(&mut self, name: &HeaderName) {
         self.0.remove_header(name);
+    }
+
+    /// Takes every cookie of this name out, and returns the value of the first. All other bytes of `Cookie` stay as they are; a
+    /// line without another cookie goes.
+    pub fn take_cookie(&mut self, name: &str) -> Option<String> {
+        cookies::take(self.0, name)
     }
 }
 

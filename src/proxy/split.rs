@@ -9,9 +9,9 @@ use http::{HeaderValue, header::SET_COOKIE};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{context::RequestContext, endpoint::forward_of, failure::Failure, fallback, wish};
+use super::{context::RequestContext, endpoint::forward_of, failure::Failure, fallback};
 use crate::{
-    policy::RequestView,
+    policy::{RequestHead, RequestView},
     rollout::{Client, Side, Trial},
     snapshot::{Forward, Split, Target},
     types::ClientNetwork,
@@ -25,8 +25,9 @@ pub(super) fn choose<'a>(
     split: &'a Split,
 ) -> &'a Forward {
     let Some((_, assignment)) = &split.candidate else { return &split.stable };
-    let cookie =
-        assignment.cookie_name().and_then(|name| wish::take_cookie(session.req_header_mut(), name));
+    let cookie = assignment
+        .cookie_name()
+        .and_then(|name| RequestHead(session.req_header_mut()).take_cookie(name));
     let header = session.req_header();
     let view = RequestView {
         method: &header.method,

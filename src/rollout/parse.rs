@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     policy::{Conditions, WrittenConditions},
-    types::{KeyPath, Name, Problems, defaults, did_you_mean},
-    upstream::{RawStatuses, RawStickyTable},
+    types::{KeyPath, Name, Problems, RawStickyCookie, defaults, did_you_mean},
+    upstream::RawStatuses,
 };
 
 /// Statuses of gRPC by their number (gRPC, "Status codes and their use in gRPC").
@@ -174,7 +174,7 @@ impl RawRollout {
     }
 
     fn parse_sticky(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> Option<Sticky> {
-        let cookie = |table: RawStickyTable, path: &KeyPath, problems: &mut Problems| {
+        let cookie = |table: RawStickyCookie, path: &KeyPath, problems: &mut Problems| {
             Some(Sticky::Cookie(table.parse(path, problems)))
         };
         match self.sticky.as_ref()? {
@@ -188,7 +188,7 @@ impl RawRollout {
             RawRolloutSticky::Word(RawStickyWord::ClientAddress) => Some(Sticky::ClientAddress),
             RawRolloutSticky::Word(RawStickyWord::Cookie) => {
                 let table =
-                    RawStickyTable { cookie: format!("tidegate-{name}"), ..Default::default() };
+                    RawStickyCookie { cookie: format!("tidegate-{name}"), ..Default::default() };
                 cookie(table, path, problems)
             }
             RawRolloutSticky::Table(table) => {

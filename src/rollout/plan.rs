@@ -7,8 +7,7 @@ use http::HeaderName;
 use super::{analysis::Settings, checks::CheckConfig, raw::Finish, schedule::Schedule};
 use crate::{
     policy::{Conditions, RequestView},
-    types::{KeyPath, Name, Percent},
-    upstream::StickyConfig,
+    types::{KeyPath, Name, Percent, StickyCookie},
 };
 
 /// A plan.
@@ -48,7 +47,7 @@ pub struct RolloutConfig {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sticky {
     /// A cookie of ours.
-    Cookie(StickyConfig),
+    Cookie(StickyCookie),
     /// The value of a header. Requests without it are dealt one by one.
     Header(HeaderName),
     /// The client's network.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::checks::RawCheck;
 use crate::{
     policy::RawValueMatch,
-    types::{Cidr, HumanDuration, Name, Percent, defaults, deserialize_by_form},
-    upstream::{RawStatuses, RawStickyTable},
+    types::{Cidr, HumanDuration, Name, Percent, RawStickyCookie, defaults, deserialize_by_form},
+    upstream::RawStatuses,
 };
 
 /// `[rollouts.<name>]`: two upstreams, and how traffic moves from one to the other.
@@ -81,7 +81,7 @@ pub enum RawStickyWord {
 #[serde(default, deny_unknown_fields)]
 pub struct RawRolloutStickyTable {
     /// A cookie that the edge gives and signs, with its name and attributes.
-    pub cookie: Option<RawStickyTable>,
+    pub cookie: Option<RawStickyCookie>,
     /// The value of this request header.
     pub header: Option<String>,
     /// Not there yet.

@@ -19,7 +19,10 @@ use super::{
     dial::{Side, is_candidates, mix},
     plan::{RolloutConfig, Sticky},
 };
-use crate::{policy::RequestView, types::ClientNetwork, upstream::HashKey};
+use crate::{
+    policy::{HashKey, RequestView},
+    types::ClientNetwork,
+};
 
 /// How the requests of one route are dealt, in one generation.
 #[derive(Debug)]

@@ -1,12 +1,13 @@
 //! `hash`: which part of a request is its key for `balance = "consistent-hash"`; as written, and parsed.
 
-use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::raw::{Balance, RawUpstream};
-use crate::types::{KeyPath, MaxLoad, Problems, defaults};
+use crate::{
+    policy::{HashKey, WrittenHashKey},
+    types::{KeyPath, MaxLoad, Problems, defaults},
+};
 
 /// The key of a request, as written: exactly one of the keys but `max_load`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -39,29 +40,6 @@ pub struct HashConfig {
     pub max_load: MaxLoad,
 }
 
-/// Which part of a request is its key. Requests that do not have it go anywhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashKey {
-    /// The first line of a header.
-    Header(HeaderName),
-    /// A cookie.
-    Cookie(String),
-    /// A parameter of the query.
-    Query(String),
-    /// The normalised path.
-    Path,
-    /// The client's network.
-    ClientAddress,
-}
-
-impl HashKey {
-    /// The hash of a key: the same on every replica, in every version and after a restart. Different keys do not collapse: SHA-256,
-    /// its first 64 bits. Whoever chooses keys can choose their endpoint; `max_load` bounds what that does.
-    pub fn hash(key: &[u8]) -> u64 {
-        Sha256::digest(key).iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
-    }
-}
-
 impl RawUpstream {
     /// `hash`, where `balance` asks for it.
     pub(super) fn parse_hash(&self, path: &KeyPath, problems: &mut Problems) -> Option<HashConfig> {
@@ -91,62 +69,23 @@ impl RawUpstream {
 
 impl RawHash {
     fn parse(&self, path: &KeyPath, problems: &mut Problems) -> Option<HashConfig> {
-        if self.claim.is_some() {
-            problems
-                .error(&path.key("claim"), "claims of tokens can't be keys yet: they come with the policy `jwt`")
-                .at_key()
-                .help("use a header, a cookie, a parameter of the query, the path or the client's address");
-            return None;
-        }
-        for (key, switch) in [("path", self.path), ("client_address", self.client_address)] {
-            if switch == Some(false) {
-                problems
-                    .error(&path.key(key), format!("`{key}` is either true or not there"))
-                    .help("leave it out");
-                return None;
-            }
-        }
-        let header = self.header.as_ref().map(|name| {
-            HeaderName::from_bytes(name.as_bytes()).map(HashKey::Header).map_err(|_| name)
-        });
-        let mut keys = [
-            header.transpose().unwrap_or_else(|name| {
-                problems.error(&path.key("header"), format!("\"{name}\" is not a header name"));
-                None
-            }),
-            self.cookie.clone().map(HashKey::Cookie),
-            self.query.clone().map(HashKey::Query),
-            self.path.map(|_| HashKey::Path),
-            self.client_address.map(|_| HashKey::ClientAddress),
-        ]
-        .into_iter()
-        .flatten();
-        match (keys.next(), keys.next()) {
-            (Some(key), None) => {
-                Some(HashConfig { key, max_load: self.max_load.unwrap_or_default() })
-            }
-            (None, _) => {
-                if self.header.is_none() {
-                    problems
-                        .error(path, "`hash` does not say what to hash")
-                        .at_key()
-                        .help("write one of `header`, `cookie`, `query`, `path = true`, `client_address = true`");
-                }
-                None
-            }
-            (Some(_), Some(_)) => {
-                problems
-                    .error(path, "a request has one key: `hash` names several")
-                    .at_key()
-                    .help("keep one of `header`, `cookie`, `query`, `path`, `client_address`");
-                None
-            }
-        }
+        let written = WrittenHashKey {
+            header: self.header.as_deref(),
+            cookie: self.cookie.as_deref(),
+            query: self.query.as_deref(),
+            path: self.path,
+            client_address: self.client_address,
+            claim: self.claim.as_deref(),
+        };
+        let key = HashKey::parse(&written, "hash", path, problems)?;
+        Some(HashConfig { key, max_load: self.max_load.unwrap_or_default() })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Option<HashConfig>, String> {
@@ -196,12 +135,5 @@ mod tests {
             let error = parse(&format!("{balance}hash = {{ path = true }}")).unwrap_err();
             assert!(error.starts_with("upstreams.web.hash: "), "{error}");
         }
-    }
-
-    #[test]
-    fn hashes_are_the_same_for_ever() {
-        // The first 64 bits of SHA-256 of the empty string and of "abc" (FIPS 180-2, appendix B).
-        assert_eq!(HashKey::hash(b""), 0xe3b0_c442_98fc_1c14);
-        assert_eq!(HashKey::hash(b"abc"), 0xba78_16bf_8f01_cfea);
     }
 }

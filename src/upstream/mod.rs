@@ -80,7 +80,7 @@ pub use eligibility_config::{EligibilityConfig, WhenNoneHealthy};
 pub use endpoint::{Endpoint, InFlight, Tried};
 pub use fights::warn_of_tries;
 pub use gates::{GateStatus, OpenConnection, TooManyConnections};
-pub use hash_config::{HashConfig, HashKey, RawHash};
+pub use hash_config::{HashConfig, RawHash};
 pub use health::Verdict;
 pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
 pub use keep_alive::parse_keep_alive;
