@@ -12,8 +12,8 @@ use hyper::body::Body;
 use serde_json::json;
 
 use super::{
-    Control, Readiness, ReloadOutcome, Token, access, access::Refused, certificates, log_level,
-    rollouts, webhooks,
+    Control, Readiness, ReloadOutcome, Token, access, access::Refused, certificates, experiments,
+    log_level, rollouts, webhooks,
 };
 use crate::telemetry::{audit::AdminPeer, metrics};
 
@@ -34,6 +34,9 @@ GET    /v1/rollouts/NAME  one of them
 POST   /v1/rollouts/NAME/start|pause|resume|promote|abort|switch
 POST   /v1/webhooks/test?name=NAME
                           tell a webhook a test event
+GET    /v1/experiments    feature flags and A/B tests
+POST   /v1/experiments/NAME/on|off|reset
+                          switch one; reset: as the configuration says
 GET    /v1/log/level      how much the edge logs
 PUT    /v1/log/level      change it: {\"level\": \"debug\", \"for\": \"10m\"}
 DELETE /v1/log/level      end the change
@@ -70,6 +73,9 @@ where
         access::check(method, request.uri(), request.headers(), context.token.as_ref(), is_unix);
     if let Err(refused) = allowed {
         return refuse(&refused);
+    }
+    if let Some(rest) = path.strip_prefix(experiments::PATH) {
+        return experiments::answer(method, rest, context).await;
     }
     match (path, is_read) {
         ("/", true) => answer(StatusCode::OK, TEXT, PATHS),

@@ -8,6 +8,7 @@
 
 mod access;
 mod certificates;
+mod experiments;
 mod handle;
 mod log_level;
 mod rollouts;
@@ -31,8 +32,9 @@ pub use self::{
     server::AdminServer,
     status::{
         CertificateOrigin, CertificateStatus, ConfigurationStatus, EjectionStatus, EndpointStatus,
-        HealthStatus, LimitsStatus, ListenerStatus, NameStatus, OverloadStatus, ReloadStatus,
-        RouteStatus, SiteStatus, Status, UpstreamStatus,
+        ExperimentStatus, ExperimentsStatus, HealthStatus, LimitsStatus, ListenerStatus,
+        NameStatus, OverloadStatus, ReloadStatus, RouteStatus, SiteStatus, Status, UpstreamStatus,
+        VariantStatus,
     },
     token::{Token, TokenError},
 };
@@ -77,6 +79,20 @@ pub trait Control: Send + Sync + 'static {
         Box::pin(async move { RolloutOutcome::Unknown(format!("there is no rollout \"{name}\"")) })
     }
 
+    /// Feature flags and A/B tests.
+    fn experiments(&self) -> ExperimentsStatus {
+        ExperimentsStatus::default()
+    }
+
+    /// Switches an experiment, for the next request on. Runs to its end, also when the client goes away.
+    fn switch_experiment(
+        &self,
+        _name: String,
+        _to: ExperimentSwitch,
+    ) -> BoxFuture<'_, SwitchOutcome> {
+        Box::pin(async { SwitchOutcome::Unknown { near: None } })
+    }
+
     /// Has the account with an ACME authority take a new key.
     ///
     /// # Errors
@@ -109,6 +125,36 @@ pub enum RolloutOutcome {
     Refused(String),
     /// It is in force, and a restart would not know of it.
     NotKept(String),
+}
+
+/// What is asked of an experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExperimentSwitch {
+    /// To be on.
+    On,
+    /// To be off.
+    Off,
+    /// To be what the configuration says.
+    Reset,
+}
+
+/// What asking it came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SwitchOutcome {
+    /// It is so.
+    Switched {
+        /// How it is now.
+        now: ExperimentStatus,
+        /// Why it will not outlive the process, where it will not.
+        not_kept: Option<String>,
+    },
+    /// There is no such experiment.
+    Unknown {
+        /// Which one may be meant.
+        near: Option<String>,
+    },
+    /// It could not be done.
+    Failed,
 }
 
 /// What asking for a renewal came to.

@@ -36,6 +36,9 @@ pub struct Status {
     /// What the whole edge has in flight, and can take.
     #[serde(default)]
     pub overload: OverloadStatus,
+    /// Feature flags and A/B tests, by name.
+    #[serde(default, skip_serializing_if = "ExperimentsStatus::is_empty")]
+    pub experiments: ExperimentsStatus,
     /// Certificates, by site.
     pub certificates: Vec<CertificateStatus>,
     /// Requests by route, by site and name.
@@ -67,6 +70,56 @@ pub struct ReloadStatus {
     /// Why it was refused: `file:line:column key: what is wrong`.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+/// All experiments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentsStatus {
+    /// They, by name.
+    pub experiments: Vec<ExperimentStatus>,
+    /// Why what was switched is not what the state directory has, where that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+impl ExperimentsStatus {
+    fn is_empty(&self) -> bool {
+        self.experiments.is_empty() && self.problem.is_none()
+    }
+}
+
+/// An experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExperimentStatus {
+    /// Its name: that of its policy.
+    pub name: String,
+    /// Whether it is on.
+    pub on: bool,
+    /// Whether the configuration says that it is on.
+    pub enabled_in_file: bool,
+    /// Whether the API has switched it to another state than the configuration's.
+    pub file_differs: bool,
+    /// When the API switched it last, unless that was taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched_at: Option<String>,
+    /// The request header that tells endpoints the variant.
+    pub header: String,
+    /// The cookie that keeps clients in their variants, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<String>,
+    /// Its variants, by name.
+    pub variants: Vec<VariantStatus>,
+}
+
+/// A variant of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VariantStatus {
+    /// Its name.
+    pub name: String,
+    /// Its share of the clients.
+    pub share: String,
+    /// Requests that endpoints were told it of.
+    pub exposures: u64,
 }
 
 /// A listener.

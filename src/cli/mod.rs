@@ -6,6 +6,7 @@ pub mod admin_client;
 pub mod backup;
 pub mod certificates;
 pub mod check;
+pub mod experiment;
 mod open_files;
 pub mod origin;
 mod passphrase;
@@ -43,6 +44,7 @@ enum Command {
     Status(status::StatusArgs),
     Rollout(rollout::RolloutArgs),
     Certificates(certificates::CertificatesArgs),
+    Experiment(experiment::ExperimentArgs),
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Origin(origin::OriginArgs),
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Rollout(args) => rollout::run(args),
         Command::Certificates(args) => certificates::run(args),
+        Command::Experiment(args) => experiment::run(args),
         Command::Backup(args) => backup::run(&args),
         Command::Restore(args) => restore::run(&args),
         Command::Origin(args) => origin::run_to_the_end(args),

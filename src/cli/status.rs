@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use super::{
     admin_client::{AdminArgs, AdminClient},
+    experiment,
     table::{Table, printable},
 };
 use crate::{
@@ -139,6 +140,10 @@ fn render(status: &Status, now: SystemTime) -> String {
     section(&mut text, "Listeners", status.listeners.is_empty(), || listeners(status));
     section(&mut text, "Sites", status.sites.is_empty(), || sites(status));
     section(&mut text, "Upstreams", status.upstreams.is_empty(), || upstreams(status, now));
+    let experiments = &status.experiments;
+    section(&mut text, "Experiments", experiments.experiments.is_empty(), || {
+        experiment::list(&experiments.experiments, now)
+    });
     section(&mut text, "Certificates", status.certificates.is_empty(), || {
         certificates(status, now)
     });
@@ -182,6 +187,13 @@ fn overview(text: &mut String, status: &Status, now: Timestamp) -> std::fmt::Res
             printable(&log.level),
             printable(until),
             printable(&log.configured),
+        )?;
+    }
+    if let Some(problem) = &status.experiments.problem {
+        writeln!(
+            text,
+            "{WARN}What was switched of experiments is not what the state directory has: {}{WARN:#}",
+            printable(problem),
         )?;
     }
     let Some(reload) = &configuration.last_reload else { return Ok(()) };
@@ -343,7 +355,7 @@ pub(super) fn when(rfc3339: &str, now: Timestamp) -> String {
 }
 
 /// `5m 3s ago`, or the text itself where it is no time.
-fn ago(rfc3339: &str, now: Timestamp) -> String {
+pub(super) fn ago(rfc3339: &str, now: Timestamp) -> String {
     // Clocks of two machines differ a little.
     seconds_since(rfc3339, now)
         .map_or_else(|| printable(rfc3339), |seconds| format!("{} ago", span(seconds.max(0))))

@@ -378,9 +378,12 @@ impl Drop for Presence {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use pingora_http::RequestHeader;
 
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     fn policy(text: &str) -> Arc<Concurrency> {
         let raw: RawConcurrency = toml::from_str(text).unwrap();
@@ -388,6 +391,10 @@ mod tests {
         let config = raw.parse(&KeyPath::root(), &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
         Arc::new(Concurrency::new("few".parse().unwrap(), config))
+    }
+
+    fn live() -> Live {
+        Live::new(Path::new("/nowhere"), Metrics::new())
     }
 
     fn attach(policy: &Concurrency, route: &str, live: &Live) -> Arc<dyn Policy> {
@@ -413,7 +420,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_route_has_its_own_permits_and_a_reload_keeps_them() {
-        let live = Live::default();
+        let live = live();
         let first = policy("max = 2\nmax_waiting = 0");
         let (one, other) = (attach(&first, "one", &live), attach(&first, "other", &live));
         let held = [passes(&*one, "10.0.0.1").unwrap(), passes(&*one, "10.0.0.2").unwrap()];
@@ -430,7 +437,7 @@ mod tests {
 
     #[tokio::test]
     async fn clients_have_their_own_permits_and_are_forgotten_with_their_last_request() {
-        let live = Live::default();
+        let live = live();
         let policy = policy("max = 1\nper = 'client'\nmax_waiting = 0");
         let (one, other) = (attach(&policy, "one", &live), attach(&policy, "other", &live));
         let held = passes(&*one, "10.0.0.1").unwrap();
@@ -454,7 +461,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_policy_that_a_generation_has_not_lets_those_pass_who_wait() {
-        let live = Live::default();
+        let live = live();
         for text in ["max = 1", "max = 1\nper = 'client'"] {
             let before = attach(&policy(text), "one", &live);
             before.put_in_force(1);

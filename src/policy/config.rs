@@ -1,10 +1,13 @@
 //! `[policies.<name>]`: a bundle of one or more kinds of policy.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
     concurrency::{ConcurrencyConfig, RawConcurrency},
+    experiment::{ExperimentConfig, RawExperiment},
     fault::{FaultConfig, RawFault},
     headers::{HeadersConfig, RawHeaders},
 };
@@ -18,12 +21,14 @@ pub struct RawPolicy {
     pub fault: Option<RawFault>,
     /// Limits how many requests there are at once, of a route or of each client.
     pub concurrency: Option<RawConcurrency>,
+    /// Feature flags and A/B tests: tells endpoints which variant a client sees.
+    pub experiment: Option<RawExperiment>,
     /// Sets, adds and removes headers.
     pub headers: Option<RawHeaders>,
 }
 
 /// Kinds that the design names and this version does not have. They are refused: a policy that does nothing would let everybody in.
-pub const PLANNED_KINDS: [&str; 12] = [
+pub const PLANNED_KINDS: [&str; 11] = [
     "ip_filter",
     "request_limits",
     "cors",
@@ -35,7 +40,6 @@ pub const PLANNED_KINDS: [&str; 12] = [
     "oidc",
     "forward_auth",
     "authorize",
-    "experiment",
 ];
 
 /// A bundle, parsed.
@@ -47,6 +51,8 @@ pub struct PolicyConfig {
     pub fault: Option<FaultConfig>,
     /// Limits how many requests there are at once.
     pub concurrency: Option<ConcurrencyConfig>,
+    /// A feature flag or A/B test.
+    pub experiment: Option<Arc<ExperimentConfig>>,
     /// Sets, adds and removes headers.
     pub headers: Option<HeadersConfig>,
 }
@@ -54,7 +60,11 @@ pub struct PolicyConfig {
 impl RawPolicy {
     /// Parses every kind of the bundle.
     pub fn parse(&self, name: &Name, path: &KeyPath, problems: &mut Problems) -> PolicyConfig {
-        if self.fault.is_none() && self.concurrency.is_none() && self.headers.is_none() {
+        if self.fault.is_none()
+            && self.concurrency.is_none()
+            && self.experiment.is_none()
+            && self.headers.is_none()
+        {
             problems
                 .error(path, "the policy does nothing")
                 .help("add a kind, such as `headers = { preset = \"strict\" }`");
@@ -66,6 +76,11 @@ impl RawPolicy {
                 .concurrency
                 .as_ref()
                 .map(|raw| raw.parse(&path.key("concurrency"), problems)),
+            experiment: self
+                .experiment
+                .as_ref()
+                .and_then(|raw| raw.parse(&path.key("experiment"), problems))
+                .map(Arc::new),
             headers: self.headers.as_ref().map(|raw| raw.parse(&path.key("headers"), problems)),
         }
     }

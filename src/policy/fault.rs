@@ -229,13 +229,7 @@ impl Policy for Fault {
         request: &'a mut RequestHead<'_>,
         context: &'a mut PolicyContext,
     ) -> Step<'a> {
-        let view = RequestView {
-            method: &request.0.method,
-            path: request.0.uri.path(),
-            query: request.0.uri.query(),
-            headers: &request.0.headers,
-            client: context.client,
-        };
+        let view = request.view(context.client);
         let draw =
             |share: Percent| fastrand::u32(0..Percent::ALL.millionths()) < share.millionths();
         let decision = self.decide(&view, SystemTime::now(), draw);

@@ -132,7 +132,12 @@ impl RawHeaderChanges {
     }
 }
 
-fn header_name(name: &str, path: &KeyPath, problems: &mut Problems) -> Option<HeaderName> {
+/// A name that a policy may set or remove.
+pub(super) fn header_name(
+    name: &str,
+    path: &KeyPath,
+    problems: &mut Problems,
+) -> Option<HeaderName> {
     let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
         problems.error(path, format!("\"{name}\" is not a header name"));
         return None;

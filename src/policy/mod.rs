@@ -11,31 +11,41 @@ mod concurrency;
 mod conditions;
 mod config;
 mod cookies;
+mod experiment;
 mod fault;
 mod hash_key;
 mod headers;
 
 use std::{
     net::IpAddr,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header::SET_COOKIE};
 use pingora_http::{IntoCaseHeaderName as _, RequestHeader, ResponseHeader};
 
 pub use concurrency::{Concurrency, ConcurrencyConfig, Per, RawConcurrency};
 pub use conditions::{Conditions, RawValueMatch, RequestView, ValueMatch, WrittenConditions};
 pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
+pub use experiment::{
+    Experiment, ExperimentConfig, ExperimentKey, LiveExperiments, PlaceOf, RawExperiment,
+    RawExperimentKey, RawSegment, RawSegmentVariant, Switched,
+};
 pub use fault::{
     Fault, FaultConfig, RawFault, RawFaultAbort, RawFaultDelay, RawFaultMatch, RawFaultSlowBody,
 };
 pub use hash_key::{HashKey, WrittenHashKey};
 pub use headers::{Headers, HeadersConfig, HeadersPreset, RawHeaderChanges, RawHeaders};
 
-use crate::{state::Registry, telemetry::metrics::InjectedFault, types::Name};
+use crate::{
+    state::Registry,
+    telemetry::metrics::{InjectedFault, Metrics},
+    types::Name,
+};
 
 /// The kinds of policy that exist, in the order in which they act on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,12 +54,14 @@ pub enum Kind {
     Fault,
     /// [`Concurrency`].
     Concurrency,
+    /// [`Experiment`].
+    Experiment,
     /// [`Headers`].
     Headers,
 }
 
 /// [`Kind`]s in the order in which they act; the way back is the same list from its end.
-pub const ORDER: [Kind; 3] = [Kind::Fault, Kind::Concurrency, Kind::Headers];
+pub const ORDER: [Kind; 4] = [Kind::Fault, Kind::Concurrency, Kind::Experiment, Kind::Headers];
 
 /// One thing done to the requests of a site or route.
 pub trait Policy: Send + Sync {
@@ -83,13 +95,24 @@ pub struct Place<'a> {
 }
 
 /// What outlives snapshots of all policies. One for an edge.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Live {
     limiters: Registry<concurrency::Key, concurrency::Shared>,
     clients: Registry<concurrency::Key, concurrency::Clients>,
+    /// Experiments.
+    pub experiments: LiveExperiments,
 }
 
 impl Live {
+    /// Of an edge that keeps its state there. Reads what is kept; blocks.
+    pub fn new(state_dir: &Path, metrics: Arc<Metrics>) -> Self {
+        Self {
+            limiters: Registry::new(),
+            clients: Registry::new(),
+            experiments: LiveExperiments::new(state_dir, metrics),
+        }
+    }
+
     /// Ends what no policy of this generation limits any more. To be called when all of them are in force.
     pub fn lift_others(&self, generation: u64) {
         concurrency::lift_others(self, generation);
@@ -99,6 +122,7 @@ impl Live {
     pub fn sweep(&self, now: Instant) {
         self.limiters.sweep(now);
         self.clients.sweep(now);
+        self.experiments.sweep(now);
     }
 }
 
@@ -152,6 +176,8 @@ pub struct PolicyContext {
     pub faults: Vec<InjectedFault>,
     /// How long it has waited for room.
     pub waited: Duration,
+    /// Cookies for the client: values of `Set-Cookie`. Empty, and without memory of its own, where there are none.
+    cookies: Vec<HeaderValue>,
     /// What it holds until its end.
     held: Vec<concurrency::Held>,
 }
@@ -184,6 +210,17 @@ impl From<&HeaderName> for WireName {
 pub struct RequestHead<'a>(pub &'a mut RequestHeader);
 
 impl RequestHead<'_> {
+    /// What conditions and keys are read from.
+    pub fn view(&self, client: Option<IpAddr>) -> RequestView<'_> {
+        RequestView {
+            method: &self.0.method,
+            path: self.0.uri.path(),
+            query: self.0.uri.query(),
+            headers: &self.0.headers,
+            client,
+        }
+    }
+
     /// Replaces a header.
     pub fn set_header(&mut self, name: &WireName, value: &HeaderValue) {
         // It can only fail on an invalid name or value; both are valid by their types.
@@ -287,8 +324,12 @@ impl Chain {
         Ok(Flow::Continue)
     }
 
-    /// Lets each policy edit the response, the last one of the request first.
+    /// Lets each policy edit the response, the last one of the request first, and gives the client its cookies.
     pub fn on_response(&self, response: &mut ResponseHead<'_>, context: &PolicyContext) {
+        for cookie in &context.cookies {
+            // The value is valid by its type.
+            let _ = response.0.append_header(SET_COOKIE, cookie.clone());
+        }
         for policy in self.policies.iter().rev() {
             policy.on_response(response, context);
         }

@@ -16,9 +16,10 @@ use super::{
 use crate::{
     admin::{
         CertificateOrigin, CertificateStatus, ConfigurationStatus, Control, EjectionStatus,
-        EndpointStatus, HealthStatus, LimitsStatus, ListenerStatus, NameStatus, OverloadStatus,
-        Readiness, ReloadOutcome, ReloadStatus, RenewalOutcome, RolloutOutcome, RouteStatus,
-        SiteStatus, Status, UpstreamStatus,
+        EndpointStatus, ExperimentSwitch, ExperimentsStatus, HealthStatus, LimitsStatus,
+        ListenerStatus, NameStatus, OverloadStatus, Readiness, ReloadOutcome, ReloadStatus,
+        RenewalOutcome, RolloutOutcome, RouteStatus, SiteStatus, Status, SwitchOutcome,
+        UpstreamStatus,
     },
     limit,
     rollout::{Command, RolloutStatus},
@@ -76,6 +77,7 @@ impl Control for AdminControl {
                 .iter()
                 .map(|upstream| upstream_status(upstream.status()))
                 .collect(),
+            experiments: core.experiments(),
             certificates: certificates(&snapshot),
             overload: overload_status(core.live.overload.status()),
             log: core.options.logging.as_ref().map(Logging::status),
@@ -115,6 +117,7 @@ impl Control for AdminControl {
                 })
             })
             .collect();
+        samples.experiments = core.experiment_samples();
         let overload = core.live.overload.status();
         samples.edge = EdgeSample {
             in_flight: overload.in_flight,
@@ -180,6 +183,20 @@ impl Control for AdminControl {
 
     fn record(&self, entry: Entry) {
         self.0.live.audit.record(entry);
+    }
+
+    fn experiments(&self) -> ExperimentsStatus {
+        self.0.experiments()
+    }
+
+    fn switch_experiment(
+        &self,
+        name: String,
+        to: ExperimentSwitch,
+    ) -> BoxFuture<'_, SwitchOutcome> {
+        let core = self.0.clone();
+        let switching = self.0.control.spawn_blocking(move || core.switch_experiment(&name, to));
+        Box::pin(async move { switching.await.unwrap_or(SwitchOutcome::Failed) })
     }
 
     fn logging(&self) -> Option<Logging> {

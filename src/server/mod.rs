@@ -3,6 +3,7 @@
 mod builder;
 mod control;
 mod drain;
+mod experiments;
 mod hand_over;
 mod http2_life;
 mod listening;
@@ -240,12 +241,14 @@ impl Edge {
             watcher,
             admin: bound_admin,
         };
-        if let Some(takeover) = takeover
-            && let Err(error) = takeover.finish(&taken)
-        {
-            core.give_back();
-            edge.shutdown(true);
-            return Err(error.into());
+        if let Some(takeover) = takeover {
+            if let Err(error) = takeover.finish(&taken) {
+                core.give_back();
+                edge.shutdown(true);
+                return Err(error.into());
+            }
+            // The old process may have been asked to switch one while this one started.
+            core.live.policies.experiments.read_again();
         }
         rollouts::tell_of_events(&core.live);
         core.live.rollouts.start(core.options.upgrade);

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{Config, ListenerConfig, UnknownHost},
     limit::Overload,
-    policy::{self, Place},
+    policy::{self, ExperimentConfig, Place},
     rollout,
     route::HostTable,
     state::EdgeSecret,
@@ -86,9 +86,9 @@ impl Live {
             rollouts: rollout::Live::new(state_dir, control.clone()),
             audit: Audit::new(metrics.audit_log_failures()),
             webhooks: Webhooks::new(metrics.clone(), secret::read_for_webhooks),
+            policies: policy::Live::new(state_dir, metrics.clone()),
             metrics,
             tls: TlsLive::new(state_dir, control),
-            policies: policy::Live::default(),
             overload: Overload::new(Instant::now()),
             generation: AtomicU64::new(0),
             access_log: Mutex::new(None),
@@ -117,6 +117,7 @@ impl Live {
         let config = blueprint.config;
         let mut routes = RolloutRoutes::default();
         let access_log = self.access_log(&config.access_log).map_err(AttachError::AccessLog)?;
+        self.key_experiments(&config, blueprint.shared_secret.as_ref());
         let mut sites = Vec::with_capacity(blueprint.sites.len());
         let mut bindings = Vec::with_capacity(blueprint.sites.len());
         for site in blueprint.sites {
@@ -150,6 +151,7 @@ impl Live {
             slashes: config.server.slashes,
             https_port: config.server.https_port,
             access_log,
+            experiments: experiments(&config),
             overload: self.overload.clone(),
             challenges: self.tls.acme().challenges().clone(),
             _alive: self.metrics.snapshot(),
@@ -270,6 +272,12 @@ impl Live {
             metrics: self.metrics.upstream(&forward.upstream),
         }
     }
+}
+
+/// The experiments of a configuration, by name.
+fn experiments(config: &Config) -> Vec<(Name, Arc<ExperimentConfig>)> {
+    let policies = config.policies.iter();
+    policies.filter_map(|policy| Some((policy.name.clone(), policy.experiment.clone()?))).collect()
 }
 
 /// The listeners of a site.

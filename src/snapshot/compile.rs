@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{Config, ErrorPageConfig, SiteConfig},
     limit::Criticality,
-    policy::{Chain, Concurrency, Fault, Headers, Kind, Policy},
+    policy::{Chain, Concurrency, Experiment, Fault, Headers, Kind, Policy},
     rollout::RolloutConfig,
     route::{
         FallbackConfig, MAX_RESPOND_FILE_BYTES, PathMatch, RespondBody, RespondConfig, Rewrite,
@@ -151,7 +151,11 @@ fn build_policies(config: &Config) -> Policies<'_> {
             let concurrency = Concurrency::new(policy.name.clone(), config);
             (Kind::Concurrency, Arc::new(concurrency) as Arc<dyn Policy>)
         });
-        fault.into_iter().chain(concurrency).chain(headers).collect()
+        let experiment = policy.experiment.clone().map(|config| {
+            let experiment = Experiment::new(policy.name.clone(), config);
+            (Kind::Experiment, Arc::new(experiment) as Arc<dyn Policy>)
+        });
+        fault.into_iter().chain(concurrency).chain(experiment).chain(headers).collect()
     };
     config.policies.iter().map(|policy| (&policy.name, build(policy))).collect()
 }

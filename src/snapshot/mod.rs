@@ -22,6 +22,7 @@ pub use tunnel::Tunnel;
 use crate::{
     config::ListenerLimits,
     limit::Overload,
+    policy::ExperimentConfig,
     rollout,
     route::{HostTable, normalise::Slashes},
     telemetry::{AccessLog, metrics::LiveSnapshot},
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub https_port: u16,
     /// One line a request.
     pub access_log: Option<Arc<AccessLog>>,
+    /// Feature flags and A/B tests, by name.
+    pub experiments: Vec<(Name, Arc<ExperimentConfig>)>,
     /// What the edge can take.
     pub overload: Arc<Overload>,
     /// What the edge answers to authorities that validate a name.

@@ -8,6 +8,7 @@ use tracing::warn;
 use super::Live;
 use crate::{
     config::Config,
+    policy::{ExperimentKey, PlaceOf},
     rollout::CookieKey,
     state::{EdgeSecret, EdgeSecretError, MIN_SHARED_SECRET, read_secret},
     telemetry::webhooks::WebhookUrl,
@@ -81,6 +82,18 @@ impl Live {
         }
     }
 
+    /// Gives experiments with sticky cookies the key of these. Those of the generation in force keep theirs.
+    pub(super) fn key_experiments(&self, config: &Config, shared: Option<&EdgeSecret>) {
+        let mut experiments = config.policies.iter().flat_map(|policy| &policy.experiment);
+        if !experiments.any(|experiment| matches!(experiment.place, PlaceOf::Cookie(_))) {
+            return;
+        }
+        match shared.cloned().map_or_else(|| self.own_secret(), Ok) {
+            Ok(secret) => self.policies.experiments.set_key(ExperimentKey::of(&secret)),
+            Err(error) => warn!(%error, "experiments with cookies deal nobody: there is no key"),
+        }
+    }
+
     /// The secret of this edge alone. Routing goes on where it can't be kept: then it lasts as long as the process.
     fn own_secret(&self) -> Result<EdgeSecret, EdgeSecretError> {
         let mut present = self.own_secret.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +106,7 @@ impl Live {
                 let error: &dyn std::error::Error = &error;
                 warn!(
                     error,
-                    "sticky sessions will not outlive this process: their secret can't be kept"
+                    "sticky cookies will not outlive this process: their secret can't be kept"
                 );
                 EdgeSecret::of_this_process()?
             }

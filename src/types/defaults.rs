@@ -89,6 +89,9 @@ pub const MAX_LOAD: MaxLoad = MaxLoad::of_percent(125);
 /// The cookie of sticky sessions is not for scripts.
 pub const STICKY_HTTP_ONLY: bool = true;
 
+/// An experiment is on where nobody says otherwise.
+pub const EXPERIMENT_ENABLED: bool = true;
+
 /// Requests that wait for room at a limit.
 pub const MAX_WAITING: u32 = 100;
 /// How long one waits.

@@ -31,6 +31,7 @@ const CALENDAR: &[(&str, &str)] = &[
     ),
     ("src/rollout/checks/runner.rs", "shows when a check has run; runs go by an Instant"),
     ("src/server/control.rs", "shows points in time"),
+    ("src/server/experiments.rs", "remembers when an experiment was switched"),
     ("src/server/mod.rs", "remembers the start; the uptime goes by an Instant"),
     ("src/server/reload.rs", "remembers when a reload was"),
     ("src/server/state.rs", "remembers when a reload was"),

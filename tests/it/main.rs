@@ -32,6 +32,7 @@ mod dns;
 mod docs;
 mod endpoints_fail;
 mod exhaustion;
+mod experiments;
 mod fallback;
 mod faults;
 mod floods;

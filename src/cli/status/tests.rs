@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::admin::{
     AdminServer, CertificateOrigin, CertificateStatus, ConfigurationStatus, Control,
-    EndpointStatus, LimitsStatus, ListenerStatus, OverloadStatus, ReloadOutcome, ReloadStatus,
-    RouteStatus, SiteStatus, Token, UpstreamStatus,
+    EndpointStatus, ExperimentsStatus, LimitsStatus, ListenerStatus, OverloadStatus, ReloadOutcome,
+    ReloadStatus, RouteStatus, SiteStatus, Token, UpstreamStatus,
 };
 use crate::telemetry::{LogLevelStatus, audit::AdminPeer};
 
@@ -58,6 +58,10 @@ fn sample() -> Status {
             tls: true,
             connections: 5,
         }],
+        experiments: ExperimentsStatus {
+            experiments: Vec::new(),
+            problem: Some("experiments.json is\nbroken".into()),
+        },
         sites: vec![SiteStatus {
             name: "shop".into(),
             hosts: vec!["shop.example.com".into(), "*.shop.example.com".into()],
@@ -130,6 +134,7 @@ tidegate 0.1.0  ready  up 2h 5m
 configuration 0123456789ab from conf/tidegate.toml, generation 7, in force since 3s ago
 The file on disk is not the configuration in force: `tidegate check` tells whether it is right.
 log level changed to debug until 2026-11-21T08:00:00.000Z; without that it is info
+What was switched of experiments is not what the state directory has: experiments.json is\u{FFFD}broken
 last reload 0s ago: refused
   tidegate.toml:3:1 sites.shop: no
   such upstream

@@ -2,6 +2,7 @@
 //!
 //! Everything that is wrong is reported. What the decoder took out is known here, so that nothing is reported twice.
 
+mod experiments;
 mod reach;
 mod rollouts;
 mod sent_on;
@@ -44,7 +45,7 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
     let listeners =
         parse_listeners(raw, context, &server.trusted_proxies, &mut upstreams, problems);
     check_addresses(&listeners, admin.address.as_ref(), problems);
-    let policies = raw
+    let policies: Vec<_> = raw
         .policies
         .iter()
         .map(|(name, policy)| policy.parse(name, &root.key("policies").key(name), problems))
@@ -60,6 +61,8 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
     for site in &sites {
         reach::warn_of_unreachable(site, problems);
     }
+    let upstreams = upstreams.into_sorted();
+    experiments::check(&policies, &sites, &upstreams, problems);
     let names = Names::of(raw, context, &listeners);
     for listener in &listeners {
         if let super::UnknownHost::Site(site) = &listener.unknown_host {
@@ -93,8 +96,8 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         sites,
         policies,
         rollouts,
-        upstreams: upstreams.into_sorted(),
         webhooks,
+        upstreams,
     }
 }
 

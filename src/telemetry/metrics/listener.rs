@@ -32,6 +32,11 @@ impl<L: LabelValue> CounterBy<L> {
         }
     }
 
+    /// All of them together.
+    pub(super) fn sum(&self) -> u64 {
+        self.counters.iter().map(IntCounter::get).sum()
+    }
+
     /// Removes their series.
     pub(super) fn remove(vector: &IntCounterVec, before: &[&str]) {
         for value in L::ALL {

@@ -8,6 +8,7 @@
 //! `names.rs` holds every name and label. What it does not do: it takes no label from a client, so the number of
 //! series is bounded by the configuration.
 
+mod experiment;
 mod kept;
 mod limits;
 mod listener;
@@ -33,14 +34,14 @@ use prometheus::{
     core::Collector,
 };
 
-use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_class};
 pub use self::{
+    experiment::{ExperimentSample, VariantMetrics},
     limits::EdgeSample,
     listener::{ListenerMetrics, OpenConnection},
     names::{
-        ConnectionRefused, EjectionReason, Fault, HandshakeFailure, HeadRefused, InjectedFault,
-        LimitReached, Limited, LookUpResult, ReloadResult, RequestRefused, TlsVersion, TunnelEnd,
-        WebhookResult,
+        ConnectionRefused, DealtBy, EjectionReason, Fault, HandshakeFailure, HeadRefused,
+        InjectedFault, LimitReached, Limited, LookUpResult, ReloadResult, RequestRefused,
+        TlsVersion, TunnelEnd, WebhookResult,
     },
     reference::reference,
     rollouts::{RolloutSample, RolloutSideSample},
@@ -49,6 +50,7 @@ pub use self::{
     tunnel::{OpenTunnel, TunnelMetrics},
     webhook::WebhookMetrics,
 };
+use self::{kept::Kept, listener::CounterBy, names::Definition, route::status_class};
 use super::access_log::Counters as AccessLogCounters;
 
 /// The content type of [`Metrics::render`].
@@ -143,6 +145,7 @@ pub struct Metrics {
     routes: Kept<RouteKey, RouteMetrics>,
     listeners: Kept<Arc<str>, ListenerMetrics>,
     upstreams: Kept<Arc<str>, UpstreamMetrics>,
+    variants: Kept<(Arc<str>, Arc<str>), VariantMetrics>,
     tunnels: tunnel::Tunnels,
     webhooks: webhook::Webhooks,
 }
@@ -159,6 +162,7 @@ struct Families {
     limits_reached: IntCounterVec,
     retries: IntCounterVec,
     retries_refused: IntCounterVec,
+    exposures: IntCounterVec,
     config_generation: IntGauge,
     config_in_sync: IntGauge,
     last_reload: IntGauge,
@@ -187,6 +191,7 @@ impl Metrics {
             limits_reached: counters(&names::LIMITS_REACHED),
             retries: counters(&names::RETRIES),
             retries_refused: counters(&names::RETRIES_REFUSED),
+            exposures: counters(&names::EXPOSURES),
             config_generation: gauge(&names::CONFIG_GENERATION),
             config_in_sync: gauge(&names::CONFIG_IN_SYNC),
             last_reload: gauge(&names::LAST_RELOAD),
@@ -220,6 +225,7 @@ impl Metrics {
             routes: Kept::new(),
             listeners: Kept::new(),
             upstreams: Kept::new(),
+            variants: Kept::new(),
         })
     }
 
@@ -252,6 +258,13 @@ impl Metrics {
         self.upstreams.resolve(name.into(), |name| UpstreamMetrics {
             retries: self.families.retries.with_label_values(&[&**name]),
             retries_refused: self.families.retries_refused.with_label_values(&[&**name]),
+        })
+    }
+
+    /// The counters of a variant of an experiment.
+    pub fn variant(&self, experiment: &str, variant: &str) -> Arc<VariantMetrics> {
+        self.variants.resolve((experiment.into(), variant.into()), |(experiment, variant)| {
+            VariantMetrics::new(&self.families.exposures, [experiment, variant])
         })
     }
 
@@ -318,7 +331,7 @@ impl Metrics {
         self.families.audit_log_failures.clone()
     }
 
-    /// Removes the series of routes, listeners, webhooks and upstreams that no snapshot and no request has held for ten minutes.
+    /// Removes the series of routes, listeners, webhooks, upstreams and variants that no snapshot and no request has held for ten minutes.
     /// To be called about once a minute; `now` is monotonic.
     pub fn sweep(&self, now: Instant) {
         // Removing what is not there is the only error.
@@ -336,6 +349,9 @@ impl Metrics {
         });
         self.tunnels.sweep(now);
         self.webhooks.sweep(now);
+        self.variants.sweep(now, |(experiment, variant)| {
+            VariantMetrics::remove(&families.exposures, [experiment, variant]);
+        });
         self.upstreams.sweep(now, |name| {
             let _ = families.retries.remove_label_values(&[&**name]);
             let _ = families.retries_refused.remove_label_values(&[&**name]);
@@ -390,6 +406,7 @@ impl Metrics {
         families.extend(series::of_routes(self.routes.all()));
         families.extend(sample::families(samples));
         families.extend(rollouts::families(&samples.rollouts));
+        families.extend(experiment::families(&samples.experiments));
         families.extend(limits::families(&samples.upstreams, &samples.edge));
         // The encoder refuses a family without series.
         families.retain(|family| !family.get_metric().is_empty());

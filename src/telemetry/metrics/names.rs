@@ -167,6 +167,14 @@ definitions! {
         ROLLOUT_EVENTS: Counter "tidegate_rollout_events_total" ["rollout", "event"]
             "What happened to the rollout.";
     }
+    "Experiments": {
+        EXPOSURES: Counter "tidegate_experiment_exposures_total" ["experiment", "variant", "by"]
+            "Requests that endpoints were told a variant of, by how it was found: by the shares, or by a segment.";
+        EXPERIMENT_ON: Gauge "tidegate_experiment_on" ["experiment"]
+            "1 where the experiment is on, else 0.";
+        EXPERIMENT_FILE_DIFFERS: Gauge "tidegate_experiment_file_differs" ["experiment"]
+            "1 where the API has switched the experiment and the file says otherwise, else 0.";
+    }
     "Certificates": {
         CERTIFICATE_NOT_AFTER: Gauge "tidegate_certificate_not_after_seconds" ["site"]
             "When the site's certificate ends, in seconds since 1970; the earliest of several.";
@@ -414,6 +422,13 @@ label_values! {
         /// The body of its answer was sent slowly.
         SlowBody = "slow_body",
     }
+    /// How the variant of a request was found.
+    DealtBy {
+        /// By its client's place among the shares.
+        Share = "share",
+        /// By a segment, whatever the shares say.
+        Segment = "segment",
+    }
     /// A fault of an endpoint in a try. What the client did, or the edge itself, is never one.
     Fault {
         /// It took no connection, or shook no hands.
@@ -543,6 +558,7 @@ pub(super) fn values_of(definition: &Definition, label: &str) -> Option<Vec<&'st
     }
     match (definition.name, label) {
         (_, "criticality") => Some(CRITICALITIES.to_vec()),
+        (_, "by") => Some(all::<DealtBy>()),
         (_, "state") => Some(BREAKER_STATES.to_vec()),
         (name, "reason") if name == LIMITED.name => Some(all::<Limited>()),
         (_, "status") => Some(STATUS_CLASSES.to_vec()),

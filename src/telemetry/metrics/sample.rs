@@ -3,7 +3,9 @@
 use prometheus::Registry;
 
 use super::{
-    counters, gauges,
+    counters,
+    experiment::ExperimentSample,
+    gauges,
     limits::EdgeSample,
     names::{self, EjectionReason, Fault},
     register,
@@ -22,6 +24,8 @@ pub struct Samples {
     pub certificates: Vec<CertificateSample>,
     /// Rollouts.
     pub rollouts: Vec<RolloutSample>,
+    /// Experiments.
+    pub experiments: Vec<ExperimentSample>,
     /// The edge as a whole.
     pub edge: EdgeSample,
 }

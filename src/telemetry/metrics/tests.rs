@@ -63,11 +63,18 @@ fn every_metric_can_be_registered() {
         }],
         events: vec![("step", 1)],
     };
+    let variant = metrics.variant("new", "on");
+    variant.exposed(DealtBy::Share);
     let text = metrics.render(&Samples {
         rollouts: vec![rollout],
         upstreams: vec![upstream],
         endpoints: vec![sample("10.0.0.1:80", true)],
         certificates: vec![certificate],
+        experiments: vec![ExperimentSample {
+            experiment: "new".parse().unwrap(),
+            is_on: true,
+            file_differs: false,
+        }],
         edge: EdgeSample { in_flight: 1, memory: Some(2), is_shedding: false },
     });
     for (_, definitions) in names::SECTIONS {
@@ -222,6 +229,7 @@ fn endpoints_and_certificates_leave_no_series_behind() {
         upstreams: Vec::new(),
         endpoints: vec![sample("10.0.0.1:80", true), sample("unix:/run/a\"b.sock", false)],
         certificates: vec![certificate(50), certificate(40)],
+        experiments: Vec::new(),
         edge: EdgeSample::default(),
     });
     for (series, expected) in [
