@@ -327,9 +327,20 @@ fn switched_off_by_the_api_it_stays_off_over_reload_and_restart_until_it_is_rese
 #[test]
 fn what_is_switched_while_the_next_process_starts_is_not_lost() {
     let origin = Origin::answering(200);
-    let old = Edge::spawn(&[&origin], &text("", FLAG));
-    switch(&old, "new/off");
-    let new = old.upgrade();
+    let probed = "health_check = { path = \"/healthz\", interval = \"1h\", timeout = \"30s\" }";
+    let file = text("", FLAG).replace("[sites.a]", &format!("{probed}\n[sites.a]"));
+    let old = Edge::spawn(&[&origin], &file);
+    crate::assert_eventually!(origin.probes() > 0);
+    let probes = origin.probes();
+    origin.hang();
+    let new = thread::scope(|scope| {
+        let starting = scope.spawn(|| old.upgrade());
+        // It has read what was switched by now, and waits for the probe before it takes over.
+        crate::assert_eventually!(origin.probes() > probes);
+        switch(&old, "new/off");
+        origin.resume();
+        starting.join().unwrap()
+    });
     assert_eq!(experiments(&new)["experiments"][0]["on"], false);
     new.client().get("/").send().assert_status(200);
     assert_eq!(origin.last_request().header("x-new"), None);
