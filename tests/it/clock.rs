@@ -17,6 +17,7 @@ use crate::{
 const CALENDAR: &[(&str, &str)] = &[
     ("src/cli/backup.rs", "writes when a backup was made"),
     ("src/cli/certificates.rs", "certificates are valid by the calendar"),
+    ("src/cli/experiment.rs", "shows how long ago something was"),
     ("src/cli/restore.rs", "names what it moves aside by the time"),
     ("src/cli/rollout.rs", "shows how long ago something was"),
     ("src/cli/status.rs", "shows how long ago something was"),
