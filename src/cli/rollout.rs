@@ -281,11 +281,15 @@ fn overview(text: &mut String, rollout: &RolloutStatus) -> std::fmt::Result {
     }
     if let (Some(doubt), Phase::Step | Phase::Ready | Phase::Watch) = (rollout.doubt, rollout.phase)
     {
-        writeln!(
-            text,
-            "verdict    nothing proven against the candidate; a healthy one looks at least this bad with probability {}",
-            if doubt >= 0.1 { format!("{doubt:.1}") } else { format!("{doubt:.2e}") }
-        )?;
+        if doubt < 1.0 {
+            writeln!(
+                text,
+                "verdict    open; a healthy candidate would look like this with a probability of at most {:.2} %",
+                100.0 * doubt
+            )?;
+        } else {
+            writeln!(text, "verdict    nothing speaks against the candidate")?;
+        }
     }
     Ok(())
 }

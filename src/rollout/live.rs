@@ -254,6 +254,10 @@ impl Live {
         name: &str,
         command: Command,
     ) -> Result<RolloutStatus, CommandError> {
+        if self.is_stopped.load(Ordering::Acquire) {
+            let why = "this process starts or ends, and decides nothing: ask the one that serves";
+            return Err(CommandError::Refused(Refused(why.to_owned())));
+        }
         let (events, status) = {
             let mut inner = self.lock();
             let names: Vec<String> = inner.rollouts.keys().map(ToString::to_string).collect();

@@ -452,7 +452,6 @@ impl EdgeHandle {
 
     fn end(&mut self, drain: bool) {
         self.watcher = None;
-        self.core.live.rollouts.stop();
         self.core.live.tls.acme().stop();
         if !self.core.estate.is_handed_over() {
             self.core.options.systemd.stopping();
@@ -464,6 +463,8 @@ impl EdgeHandle {
                 warn!(left, "webhooks were not told of the last events");
             }
         }
+        // Up to here a candidate was judged.
+        self.core.live.rollouts.stop();
         self.core.set_phase(Phase::Draining);
         self.core.estate.close();
         self.core.listeners.stop_accepting();

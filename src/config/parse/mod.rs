@@ -2,6 +2,7 @@
 //!
 //! Everything that is wrong is reported. What the decoder took out is known here, so that nothing is reported twice.
 
+mod cookies;
 mod experiments;
 mod reach;
 mod rollouts;
@@ -62,7 +63,8 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         reach::warn_of_unreachable(site, problems);
     }
     let upstreams = upstreams.into_sorted();
-    experiments::check(&policies, &sites, &upstreams, problems);
+    cookies::check(&upstreams, &rollouts, &policies, problems);
+    experiments::check(&policies, &sites, problems);
     let names = Names::of(raw, context, &listeners);
     for listener in &listeners {
         if let super::UnknownHost::Site(site) = &listener.unknown_host {
