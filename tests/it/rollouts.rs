@@ -337,8 +337,10 @@ fn some_always_get_the_candidate_and_some_never_do() {
     assert_eq!(client.get("/?canary=x").send().header("x-origin"), Some("v2"));
     assert_eq!(version(&client, &[("x-canary", "no")]), "v1");
     // They were not dealt, so they are not compared.
-    let compared = shop.status()["candidate"]["requests"].as_u64();
-    assert_eq!(compared, Some(0));
+    let seen = shop.status()["stable"]["requests"].as_u64();
+    client.get("/").times(5).all_status(200);
+    assert_eventually!(shop.status()["stable"]["requests"].as_u64() >= seen.map(|n| n + 5));
+    assert_eq!(shop.status()["candidate"]["requests"].as_u64(), Some(0));
     shop.command("abort").assert_status(200);
     assert_eq!(version(&client, &[("x-canary", "yes")]), "v1", "taken back from everybody");
 }
@@ -413,17 +415,24 @@ fn a_candidate_whose_endpoints_are_gone_is_taken_back() {
 #[test]
 fn a_process_that_takes_over_goes_on_where_the_other_was() {
     let (v1, v2) = (named("v1"), named("v2"));
-    let mut old = Edge::spawn(&[&v1, &v2], &format!("{HEAD}{CANARY}"));
+    let slow = named("slow");
+    let probed = "[upstreams.slow]\nendpoints = [\"{2}\"]\nhealth_check = { path = \"/healthz\", interval = \"1h\", timeout = \"30s\" }\n";
+    let mut old = Edge::spawn(&[&v1, &v2, &slow], &format!("{HEAD}{CANARY}{probed}"));
     let command = |edge: &Edge, command: &str| {
         edge.admin().post(&format!("/v1/rollouts/shop/{command}")).send().assert_status(200)
     };
     command(&old, "start");
     assert_eventually!(phase(&old) == "step");
+    assert_eventually!(slow.probes() > 0);
+    let probes = slow.probes();
+    slow.hang();
     let new = std::thread::scope(|scope| {
         let old = &old;
         let starting = scope.spawn(|| old.upgrade());
-        // Whatever is decided while the next process starts, it knows.
+        // It has read what there was by now, and waits for the probe before it takes over.
+        assert_eventually!(slow.probes() > probes);
         command(old, "abort");
+        slow.resume();
         starting.join().expect("a process that takes over")
     });
     assert_eq!(phase(&new), "aborted");
