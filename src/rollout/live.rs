@@ -95,6 +95,8 @@ pub struct Live {
     wake: Notify,
     saving: tokio::sync::Mutex<()>,
     is_stopped: AtomicBool,
+    /// Something was decided that is not written down yet.
+    is_news: AtomicBool,
     listener: Mutex<Option<Listener>>,
 }
 
@@ -141,6 +143,7 @@ impl Live {
             wake: Notify::new(),
             saving: tokio::sync::Mutex::default(),
             is_stopped: AtomicBool::new(true),
+            is_news: AtomicBool::new(false),
             listener: Mutex::default(),
         })
     }
@@ -230,6 +233,8 @@ impl Live {
             }
         }
         self.tell(&events);
+        // That a rollout was there is worth knowing too: its next revision starts by itself.
+        self.is_news.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
@@ -319,7 +324,8 @@ impl Live {
                 controlled.run_checks(&self.handle);
                 is_active |= controlled.machine.is_active();
             }
-            let is_due = !events.is_empty() || (is_active && now >= inner.last_save + SAVE);
+            let is_news = self.is_news.swap(false, Ordering::AcqRel) || !events.is_empty();
+            let is_due = is_news || (is_active && now >= inner.last_save + SAVE);
             if is_due {
                 inner.last_save = now;
             }

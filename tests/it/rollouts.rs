@@ -184,12 +184,14 @@ fn a_candidate_that_is_as_good_goes_to_the_end() {
     assert_eq!((shop.v1.requests(), shop.share()), (v1, 1_000_000));
     assert_eq!(shop.status()["file_differs"], true);
     assert_eq!(shop.edge.metric("tidegate_rollout_file_differs", ()), 1.0);
-    // The file agrees; a new revision starts by itself.
+    // The file agrees; a new revision starts by itself, and an edge that crashes meanwhile knows that it may.
     shop.edge.reload_with(&format!("{HEAD}[rollouts.shop]\nstable = \"v2\"\n")).unwrap();
     assert_eq!(
         (shop.phase().as_str(), &shop.status()["file_differs"]),
         ("steady", &Value::Bool(false))
     );
+    let kept = shop.edge.path("state/rollouts.json");
+    assert_eventually!(std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("steady")));
     let next =
         CANARY.replace("\"v1\"", "\"v\"").replace("\"v2\"", "\"v1\"").replace("\"v\"", "\"v2\"");
     shop.edge.reload_with(&format!("{HEAD}{}", next.replace("r1", "r2"))).unwrap();

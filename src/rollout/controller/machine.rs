@@ -138,6 +138,10 @@ impl Machine {
         let is_other_judgement = settings != self.settings || routes != self.routes;
         let is_touched = is_other_judgement || fingerprint != self.fingerprint;
         let before = self.place();
+        let sides = |plan: &RolloutConfig| (plan.stable.clone(), plan.candidate.clone());
+        if sides(&self.plan) != sides(&plan) {
+            self.was_up = [false; 2];
+        }
         (self.plan, self.routes, self.fingerprint) = (plan, routes, fingerprint);
         if is_other_judgement {
             // Counts by other routes, or by another measure, can't be gone on with.
@@ -159,7 +163,6 @@ impl Machine {
     }
 
     fn take_plan(&mut self) {
-        self.was_up = [false; 2];
         match self.plan.strategy {
             Strategy::Canary(_) => self.adopt_canary(),
             Strategy::BlueGreen(_) => self.adopt_blue_green(),

@@ -69,6 +69,13 @@ fn a_candidate_without_endpoints_is_taken_back_at_once() {
     assert_eq!(bench.phase(), Phase::RolledBack);
     let reason = bench.machine.progress().reason.clone().unwrap().text;
     assert!(reason.contains("no endpoint of the candidate"), "{reason}");
+    // Also where a reload comes in between.
+    let mut bench = Bench::known(CANARY);
+    bench.serve(2, 0);
+    bench.facts[1] = DOWN;
+    bench.adopt(CANARY, 2);
+    bench.serve(1, 0);
+    assert_eq!(bench.phase(), Phase::RolledBack);
     // One that was not there yet is not down.
     let mut bench = Bench::known(CANARY);
     bench.serve(2, 0);
