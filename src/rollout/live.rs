@@ -27,6 +27,7 @@ use super::{
     dial::Side,
     kept::{self, Kept},
     plan::RolloutConfig,
+    preflight::Run,
     status::{self, CheckLine, EventStatus, RolloutStatus, SideFacts, SideStatus},
 };
 use crate::{
@@ -119,6 +120,8 @@ struct Controlled {
     machine: Machine,
     plan: Plan,
     set: Option<Setting>,
+    /// Asks the endpoints what the preflight lists, while it is time for that.
+    run: Option<Run>,
     /// Of the stable and of the candidate.
     times: [LatencyCounts; 2],
     last_learn: Duration,
@@ -166,7 +169,7 @@ impl Live {
             let name = plan.config.name.clone();
             let kept = inner.kept.get(&name).cloned();
             let mut controlled = Controlled::new(&plan, kept, now, wall);
-            controlled.set();
+            controlled.set(&self.handle);
             inner.rollouts.insert(name, controlled);
         }
     }
@@ -220,7 +223,7 @@ impl Live {
                     None => Controlled::new(plan, inner.kept.get(&name).cloned(), now, wall),
                 };
                 let controlled = inner.rollouts.entry(name).or_insert(controlled);
-                controlled.set();
+                controlled.set(&self.handle);
                 for event in &events {
                     if event.rollout == controlled.plan.config.name {
                         controlled.remember(event);
@@ -276,7 +279,7 @@ impl Live {
             // What was counted up to now belongs to what was before.
             let mut events = controlled.look(now, &facts);
             let done = controlled.machine.command(command, now, &facts);
-            controlled.set();
+            controlled.set(&self.handle);
             let refused = match done {
                 Ok(more) => {
                     events.extend(more);
@@ -315,7 +318,7 @@ impl Live {
             for controlled in inner.rollouts.values_mut() {
                 let facts = controlled.facts();
                 let told = controlled.look(now, &facts);
-                controlled.set();
+                controlled.set(&self.handle);
                 for event in &told {
                     controlled.remember(event);
                 }
@@ -413,6 +416,7 @@ impl Controlled {
             machine: Machine::new(config, routes, plan.fingerprint, kept, now, wall),
             plan: plan.clone(),
             set: None,
+            run: None,
             times: Default::default(),
             last_learn: now,
             events: VecDeque::new(),
@@ -445,6 +449,7 @@ impl Controlled {
                 .map(|candidate| candidate.standing(probes))
                 .unwrap_or_default(),
             checks: self.checks.as_ref().map_or(Standing::Good, Checks::standing),
+            preflight: self.run.as_ref().map(Run::result).unwrap_or_default(),
             wall: Timestamp::now(),
         }
     }
@@ -463,8 +468,21 @@ impl Controlled {
         self.machine.look(now, facts, &counts.unwrap_or_default())
     }
 
-    /// Sets the dial, where it is to say something else.
-    fn set(&mut self) {
+    /// Sets the dial, where it is to say something else, and begins or ends asking the endpoints of the preflight.
+    fn set(&mut self, handle: &Handle) {
+        self.set_dial();
+        let upstream = self.machine.asks().and_then(|side| match side {
+            Side::Stable => Some(&self.plan.stable),
+            Side::Candidate => self.plan.candidate.as_ref(),
+        });
+        self.run = match (upstream, self.run.take()) {
+            (None, _) => None,
+            (Some(upstream), Some(run)) if run.is_of(upstream, &self.plan.config) => Some(run),
+            (Some(upstream), _) => Some(Run::start(handle, upstream, &self.plan.config)),
+        };
+    }
+
+    fn set_dial(&mut self) {
         let Some(attempt) = &self.plan.attempt else { return };
         let setting = self.machine.setting();
         if self.set.replace(setting) == Some(setting) {

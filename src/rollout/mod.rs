@@ -14,6 +14,8 @@ mod kept;
 mod live;
 mod parse;
 mod plan;
+mod preflight;
+mod preflight_requests;
 mod raw;
 mod schedule;
 mod status;
@@ -26,13 +28,13 @@ pub use cookie::CookieKey;
 pub use dial::{Reading, Side};
 pub use live::{CommandError, Listener, Live, Plan};
 pub use plan::{
-    AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, RolloutConfig, Step, Sticky,
-    Strategy,
+    AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, PreflightRequest, RolloutConfig, Step,
+    Sticky, Strategy, WarmUp,
 };
 pub use raw::{
-    Finish, RawAnalysis, RawBlueGreen, RawCanary, RawFailures, RawPreflight, RawRollout,
-    RawRolloutSticky, RawRolloutStickyTable, RawSchedule, RawStep, RawStepTable, RawStickyWord,
-    RawWho,
+    Finish, RawAnalysis, RawBlueGreen, RawCanary, RawFailures, RawPreflight, RawPreflightRequest,
+    RawRollout, RawRolloutSticky, RawRolloutStickyTable, RawSchedule, RawStep, RawStepTable,
+    RawStickyWord, RawWarmUp, RawWho,
 };
 pub use schedule::Schedule;
 pub use status::{CheckLine, EventStatus, RolloutStatus, SideStatus};

@@ -3,10 +3,7 @@
 use http::HeaderName;
 
 use super::{
-    plan::{
-        AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, RolloutConfig, Sticky,
-        Strategy,
-    },
+    plan::{AnalysisConfig, BlueGreen, Canary, Failures, Forced, RolloutConfig, Sticky, Strategy},
     raw::{
         RawAnalysis, RawBlueGreen, RawFailures, RawRollout, RawRolloutSticky, RawStickyWord, RawWho,
     },
@@ -91,10 +88,7 @@ impl RawRollout {
                 .as_ref()
                 .and_then(|schedule| schedule.parse(&path.key("schedule"), problems)),
             failures: self.failures.parse(&path.key("failures"), problems),
-            preflight: Preflight {
-                healthy: self.preflight.healthy.unwrap_or(defaults::PREFLIGHT_HEALTHY),
-                min_endpoints: self.preflight.min_endpoints.map_or(1, Into::into),
-            },
+            preflight: self.preflight.parse(&path.key("preflight"), problems),
             analysis: self.parse_analysis(path, problems),
             checks: self
                 .analysis

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue, Method};
 
 use super::{analysis::Settings, checks::CheckConfig, raw::Finish, schedule::Schedule};
 use crate::{
@@ -108,6 +108,45 @@ pub struct Preflight {
     pub healthy: u32,
     /// Endpoints in service.
     pub min_endpoints: u32,
+    /// What each endpoint must answer.
+    pub requests: Vec<PreflightRequest>,
+    /// What each is sent then.
+    pub warm_up: Option<WarmUp>,
+}
+
+impl Preflight {
+    /// Whether endpoints are asked anything.
+    pub fn asks(&self) -> bool {
+        !self.requests.is_empty() || self.warm_up.is_some()
+    }
+}
+
+/// A request that must be answered well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreflightRequest {
+    /// Its method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// Host header; `None` for the upstream's own.
+    pub host: Option<HeaderValue>,
+    /// Inclusive ranges of good statuses.
+    pub statuses: Vec<(u16, u16)>,
+    /// What the body must contain.
+    pub body_contains: Option<String>,
+    /// By when.
+    pub timeout: Duration,
+}
+
+/// Requests whose answers don't matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarmUp {
+    /// How many each endpoint gets.
+    pub requests: u32,
+    /// In turn; at least one.
+    pub paths: Vec<String>,
+    /// Host header; `None` for the upstream's own.
+    pub host: Option<HeaderValue>,
 }
 
 /// How the candidate is judged.

@@ -146,6 +146,51 @@ pub struct RawPreflight {
     /// So many endpoints must be in service.
     #[schemars(extend("default" = 1))]
     pub min_endpoints: Option<NonZeroU32>,
+    /// Requests that each endpoint in service must answer as is said here, one after the other. One that fails is asked again
+    /// every few seconds, and the candidate waits.
+    pub requests: Vec<RawPreflightRequest>,
+    /// Requests that are sent then, whose answers don't matter. Default: none.
+    pub warm_up: Option<RawWarmUp>,
+}
+
+/// A request that must be answered well, as written.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RawPreflightRequest {
+    /// Its method.
+    #[serde(default)]
+    #[schemars(extend("default" = "GET"))]
+    pub method: Option<String>,
+    /// Path and query.
+    pub path: String,
+    /// Host header. Default: the upstream's `host`, else the endpoint's name or address.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Statuses that are good: `"200-299"`, `204`, or a list of them.
+    #[serde(default)]
+    #[schemars(extend("default" = "200-299"))]
+    pub status: Option<RawStatuses>,
+    /// Text that the first 64 KiB of the body must contain.
+    #[serde(default)]
+    pub body_contains: Option<String>,
+    /// The answer must be there by then.
+    #[serde(default)]
+    #[schemars(extend("default" = defaults::PREFLIGHT_TIMEOUT.to_string()))]
+    pub timeout: Option<HumanDuration>,
+}
+
+/// Requests that fill caches and start compilers, as written: at most 8 at a time, for at most a minute.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWarmUp {
+    /// How many each endpoint gets, at most 10000.
+    #[schemars(extend("default" = defaults::WARM_UP_REQUESTS))]
+    pub requests: Option<u32>,
+    /// Paths, with queries, that are asked for in turn.
+    #[schemars(extend("default" = ["/"]))]
+    pub paths: Option<Vec<String>>,
+    /// Host header. Default: the upstream's `host`, else the endpoint's name or address.
+    pub host: Option<String>,
 }
 
 /// How the candidate is judged, as written.

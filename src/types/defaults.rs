@@ -218,5 +218,9 @@ pub const CANARY_STEPS: [&str; 3] = ["1% 2m", "10% 5m", "50% 5m"];
 pub const MAX_CLIENT_FAILURES: NonZeroU32 = number!(3);
 /// Probes in a row that must find a candidate healthy before it gets requests.
 pub const PREFLIGHT_HEALTHY: u32 = 3;
+/// How long an answer to a request of the preflight may take.
+pub const PREFLIGHT_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
+/// Requests that warm up each endpoint, where that is asked for.
+pub const WARM_UP_REQUESTS: u32 = 100;
 /// How long a switch of blue-green is watched.
 pub const BLUE_GREEN_WATCH: HumanDuration = HumanDuration::from_secs(300);

@@ -163,6 +163,13 @@ impl Eligible {
     }
 }
 
+impl Member {
+    /// Whether nothing speaks against it: neither probes nor traffic.
+    pub(super) fn is_in_service(&self, config: &UpstreamConfig) -> bool {
+        row(self, config).standing <= Standing::Unknown
+    }
+}
+
 /// What the rules look at.
 fn row(member: &Member, config: &UpstreamConfig) -> Row {
     let is_ejected = config.outlier_detection.is_some() && member.endpoint.is_ejected();

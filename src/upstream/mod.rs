@@ -6,6 +6,7 @@
 //! An upstream belongs to a snapshot; what is alive of it (`live.rs`) outlives it. A pick never waits and never looks up a name.
 
 mod answers;
+mod ask;
 mod authorities;
 mod balance;
 mod carried;
@@ -68,6 +69,7 @@ use std::{sync::Arc, time::Instant};
 
 use rustls_pki_types::ServerName;
 
+pub use ask::{Answer, Ask, AskError, Asked};
 pub use config::{
     EndpointConfig, HealthCheckConfig, MAX_CONNECTS_OF_A_TRY, MAX_TRIES, MAX_TRIES_OF_A_REQUEST,
     Timeouts, UpstreamConfig,
@@ -286,6 +288,16 @@ impl Upstream {
     /// What is known of its endpoints: how many are in service, and how many of them so many probes in a row have found healthy.
     pub fn standing(&self, good_probes: u32) -> SetStanding {
         self.set.standing(good_probes)
+    }
+
+    /// Its endpoints that nothing speaks against, to be asked something of our own.
+    pub fn in_service(&self) -> Vec<Asked> {
+        self.set.in_service()
+    }
+
+    /// The endpoint that was picked, to be asked something of our own. `None` where it is gone meanwhile.
+    pub fn asked(&self, picked: &Picked) -> Option<Asked> {
+        self.set.asked(picked)
     }
 
     /// Whether at least one endpoint is known to be healthy.

@@ -74,7 +74,7 @@ pub(super) struct Probe {
 }
 
 /// Anything that bytes go through.
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Probe {
@@ -114,18 +114,8 @@ impl Probe {
     }
 
     async fn attempt(&self) -> Result<(), ProbeError> {
-        let stream = connect(&self.address, &self.opening).await.map_err(ProbeError::Connect)?;
-        let (stream, is_http2): (Box<dyn Io>, bool) = match &self.tls {
-            None => (Box::new(stream), self.protocol == UpstreamProtocol::Http2),
-            Some(tls) => {
-                let stream = TlsConnector::from(Arc::clone(tls.live.in_force().probes()))
-                    .connect(tls.server_name.clone(), stream)
-                    .await
-                    .map_err(ProbeError::Handshake)?;
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                (Box::new(stream), is_http2)
-            }
-        };
+        let (stream, is_http2) =
+            open(&self.address, &self.opening, self.protocol, self.tls.as_ref()).await?;
         match self.check.kind {
             HealthCheckKind::Tcp => Ok(()),
             HealthCheckKind::Http if is_http2 => self.ask_http2(stream).await,
@@ -191,6 +181,25 @@ impl Probe {
     }
 }
 
+/// Connects to an endpoint, and shakes hands where it has TLS. Says whether it speaks HTTP/2.
+pub(super) async fn open(
+    address: &EndpointAddress,
+    opening: &[u8],
+    protocol: UpstreamProtocol,
+    tls: Option<&ProbeTls>,
+) -> Result<(Box<dyn Io>, bool), ProbeError> {
+    let stream = connect(address, opening).await.map_err(ProbeError::Connect)?;
+    let Some(tls) = tls else {
+        return Ok((Box::new(stream), protocol == UpstreamProtocol::Http2));
+    };
+    let stream = TlsConnector::from(Arc::clone(tls.live.in_force().probes()))
+        .connect(tls.server_name.clone(), stream)
+        .await
+        .map_err(ProbeError::Handshake)?;
+    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok((Box::new(stream), is_http2))
+}
+
 /// Reads until the text has been seen, the body ends, or it is too long.
 async fn expect_text(mut body: Incoming, text: &[u8]) -> Result<(), ProbeError> {
     let mut seen = Vec::new();
@@ -215,15 +224,16 @@ async fn expect_text(mut body: Incoming, text: &[u8]) -> Result<(), ProbeError> 
     }
 }
 
-fn contains(bytes: &[u8], text: &[u8]) -> bool {
+/// Whether `text` stands somewhere in `bytes`.
+pub(super) fn contains(bytes: &[u8], text: &[u8]) -> bool {
     text.is_empty() || bytes.windows(text.len()).any(|window| window == text)
 }
 
 /// Runs an exchange and the connection that carries it; the exchange decides.
-async fn drive<C>(
-    exchange: impl Future<Output = Result<(), ProbeError>>,
+pub(super) async fn drive<C, T, E>(
+    exchange: impl Future<Output = Result<T, E>>,
     connection: C,
-) -> Result<(), ProbeError>
+) -> Result<T, E>
 where
     C: Future<Output = hyper::Result<()>>,
 {

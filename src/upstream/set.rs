@@ -56,8 +56,8 @@ struct Source {
 }
 
 /// TLS to the endpoints.
-struct SetTls {
-    live: Arc<LiveTls>,
+pub(super) struct SetTls {
+    pub(super) live: Arc<LiveTls>,
     /// Keeps its files watched, where it has some.
     _task: Option<Arc<TaskGuard>>,
 }
@@ -111,9 +111,9 @@ impl PlaceOfProbe<'_> {
 pub(super) struct EndpointSet {
     this: Weak<EndpointSet>,
     live: Arc<Live>,
-    blueprint: Blueprint,
+    pub(super) blueprint: Blueprint,
     sources: Vec<Source>,
-    tls: Option<SetTls>,
+    pub(super) tls: Option<SetTls>,
     upstream: Arc<LiveUpstream>,
     /// Every endpoint. Also the lock under which the set is built anew. Of all requests only one that has ejected an endpoint takes it.
     members: Mutex<Vec<Arc<Member>>>,
@@ -429,7 +429,7 @@ impl EndpointSet {
         self.tell(&eligible);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
+    pub(super) fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Member>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

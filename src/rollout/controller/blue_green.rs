@@ -8,7 +8,7 @@ use super::{
     command::{Command, Refused},
     event::EventKind,
     hold::Hold,
-    machine::{Facts, Machine},
+    machine::{Facts, Machine, PreflightResult},
     progress::{Phase, Progress},
 };
 use crate::{
@@ -84,7 +84,7 @@ impl Machine {
         match self.progress.phase {
             Phase::Preflight => {
                 let side = self.live_side().other();
-                self.hold = self.candidate_hold(facts.of(side));
+                self.hold = self.preflight_hold(side, facts);
                 if self.progress.is_paused {
                     self.hold = Some(Hold::Paused);
                 }
@@ -185,7 +185,9 @@ impl Machine {
             (Command::Switch, Phase::Live) => {
                 self.progress.target = Some(self.upstream_of(other));
                 self.progress.phase = Phase::Preflight;
-                if self.candidate_hold(facts.of(other)).is_none() {
+                // What is known of an earlier preflight is not of now.
+                let facts = Facts { preflight: PreflightResult::NotAsked, ..facts.clone() };
+                if self.preflight_hold(other, &facts).is_none() {
                     self.switch_to(other, now, "a person has switched");
                 } else {
                     let text = format!(

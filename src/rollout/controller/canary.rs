@@ -6,12 +6,13 @@ use super::{
     command::{Command, Refused},
     event::EventKind,
     hold::Hold,
-    machine::{Facts, Machine},
+    machine::{Facts, Machine, PreflightResult},
     progress::{Ended, Phase},
 };
 use crate::rollout::{
     analysis::{Goal, Verdict},
     checks::Standing,
+    dial::Side,
     plan::{Step, Strategy},
     raw::Finish,
 };
@@ -40,18 +41,26 @@ impl Machine {
         if self.progress.is_paused {
             return Some(Hold::Paused);
         }
-        self.candidate_hold(&facts.candidate).or_else(|| self.step_hold(facts))
+        self.preflight_hold(Side::Candidate, facts).or_else(|| self.step_hold(facts))
     }
 
-    /// Whether enough endpoints of a side have proven healthy.
-    pub(super) fn candidate_hold(&self, standing: &crate::upstream::SetStanding) -> Option<Hold> {
-        let preflight = &self.plan.preflight;
+    /// Whether enough endpoints of a side have proven healthy, and answer what the plan lists.
+    pub(super) fn preflight_hold(&self, side: Side, facts: &Facts) -> Option<Hold> {
+        let (preflight, standing) = (&self.plan.preflight, facts.of(side));
         let have = standing.proven.min(standing.in_service);
-        (have < preflight.min_endpoints as usize).then_some(Hold::CandidateEndpoints {
-            have,
-            need: preflight.min_endpoints,
-            probes: preflight.healthy,
-        })
+        if have < preflight.min_endpoints as usize {
+            return Some(Hold::CandidateEndpoints {
+                have,
+                need: preflight.min_endpoints,
+                probes: preflight.healthy,
+            });
+        }
+        match &facts.preflight {
+            _ if !preflight.asks() => None,
+            PreflightResult::Passed => None,
+            PreflightResult::NotAsked | PreflightResult::Running => Some(Hold::Preflight),
+            PreflightResult::Failed { text } => Some(Hold::PreflightFailed { text: text.clone() }),
+        }
     }
 
     /// What other systems have yet to say.

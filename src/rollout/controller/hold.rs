@@ -19,6 +19,13 @@ pub enum Hold {
         /// Good probes in a row that each needs.
         probes: u32,
     },
+    /// Its endpoints are asked what the plan lists.
+    Preflight,
+    /// One of them did not answer as it must.
+    PreflightFailed {
+        /// What was asked, where, and what came.
+        text: String,
+    },
     /// The stable has too few endpoints to take the traffic back.
     StableEndpoints {
         /// Those in service.
@@ -72,7 +79,7 @@ pub enum Hold {
 impl Hold {
     /// Whether it is worth an event: not what every step waits for.
     pub(super) fn is_news(&self) -> bool {
-        !matches!(self, Self::Requests { .. } | Self::Time { .. } | Self::Paused)
+        !matches!(self, Self::Requests { .. } | Self::Time { .. } | Self::Paused | Self::Preflight)
     }
 
     pub(super) fn is_like(&self, other: &Self) -> bool {
@@ -101,6 +108,8 @@ impl fmt::Display for Hold {
                 f,
                 "{have} of {need} endpoints of the candidate have been healthy {probes} times in a row"
             ),
+            Self::Preflight => f.write_str("the endpoints are asked what the preflight lists"),
+            Self::PreflightFailed { text } => f.write_str(text),
             Self::StableEndpoints { have, need } => write!(
                 f,
                 "the stable has {have} of {need} endpoints in service, too few to take the traffic back"

@@ -36,8 +36,27 @@ pub(in crate::rollout) struct Facts {
     pub candidate: SetStanding,
     /// What other systems say of the candidate.
     pub checks: Standing,
+    /// What became of the requests of the preflight, of the side that is to get requests.
+    pub preflight: PreflightResult,
     /// The calendar, for schedules and for showing.
     pub wall: Timestamp,
+}
+
+/// What became of the requests of the preflight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::rollout) enum PreflightResult {
+    /// Nobody has asked yet.
+    #[default]
+    NotAsked,
+    /// The first round is under way.
+    Running,
+    /// All was answered well, and the endpoints are warm.
+    Passed,
+    /// Something was not.
+    Failed {
+        /// What was asked, where, and what came.
+        text: String,
+    },
 }
 
 impl Facts {
@@ -177,6 +196,18 @@ impl Machine {
     pub(in crate::rollout) fn is_judging(&self) -> bool {
         self.plan.candidate.is_some()
             && matches!(self.progress.phase, Phase::Step | Phase::Ready | Phase::Watch)
+    }
+
+    /// The side whose endpoints are to be asked what the preflight lists, now.
+    pub(in crate::rollout) fn asks(&self) -> Option<Side> {
+        let is_asked = self.progress.phase == Phase::Preflight
+            && self.plan.preflight.asks()
+            && self.plan.candidate.is_some();
+        let side = match self.plan.strategy {
+            Strategy::BlueGreen(_) => self.live_side().other(),
+            Strategy::Canary(_) => Side::Candidate,
+        };
+        is_asked.then_some(side)
     }
 
     /// Whether it has to be looked at often.

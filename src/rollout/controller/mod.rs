@@ -21,6 +21,6 @@ pub use event::{Event, EventKind};
 pub use hold::Hold;
 pub use progress::Phase;
 pub(super) use {
-    machine::{Facts, Machine, Setting},
+    machine::{Facts, Machine, PreflightResult, Setting},
     progress::Progress,
 };

@@ -1,5 +1,6 @@
 //! The state machine on made-up looks: no clock, no network.
 
+mod asked;
 mod blue_green;
 mod canary;
 mod kept;
@@ -8,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Command, Event, EventKind, Facts, Machine, Phase, Progress, progress::Ended};
+use super::{Command, Event, EventKind, Facts, Machine, Phase, PreflightResult, Progress, progress::Ended};
 use crate::{
     rollout::{
         analysis::{Outcomes, Sides},
@@ -52,6 +53,7 @@ struct Bench {
     wall: Timestamp,
     facts: [SetStanding; 2],
     checks: Standing,
+    preflight: PreflightResult,
     events: Vec<Event>,
 }
 
@@ -66,6 +68,7 @@ impl Bench {
             wall,
             facts: [UP, UP],
             checks: Standing::Good,
+            preflight: PreflightResult::NotAsked,
             events: Vec::new(),
         }
     }
@@ -77,7 +80,7 @@ impl Bench {
 
     fn facts(&self) -> Facts {
         let [stable, candidate] = self.facts;
-        Facts { stable, candidate, checks: self.checks.clone(), wall: self.wall }
+        Facts { stable, candidate, checks: self.checks.clone(), preflight: self.preflight.clone(), wall: self.wall }
     }
 
     fn look(&mut self, stable: Outcomes, candidate: Outcomes) {
