@@ -13,7 +13,7 @@ use super::{
     status::{ask, print, when},
     table::{Table, printable},
 };
-use crate::rollout::{Command, Phase, RolloutStatus, SideStatus};
+use crate::rollout::{Command, MirrorStatus, Phase, RolloutStatus, SideStatus};
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Events that are shown.
@@ -233,6 +233,9 @@ fn render(rollout: &RolloutStatus, now: Timestamp) -> String {
         }
         text.push_str(&table.render(None));
     }
+    if let Some(mirror) = &rollout.mirror {
+        text.push_str(&copies(mirror));
+    }
     if !rollout.events.is_empty() {
         let _ = write!(text, "\n{TITLE}Events{TITLE:#}\n");
         let skipped = rollout.events.len().saturating_sub(SHOWN_EVENTS);
@@ -279,7 +282,8 @@ fn overview(text: &mut String, rollout: &RolloutStatus) -> std::fmt::Result {
             "{WARN}file       says something else: what is live holds only as long as the state directory does{WARN:#}"
         )?;
     }
-    if let (Some(doubt), Phase::Step | Phase::Ready | Phase::Watch) = (rollout.doubt, rollout.phase)
+    if let (Some(doubt), Phase::Mirror | Phase::Step | Phase::Ready | Phase::Watch) =
+        (rollout.doubt, rollout.phase)
     {
         if doubt < 1.0 {
             writeln!(
@@ -292,6 +296,28 @@ fn overview(text: &mut String, rollout: &RolloutStatus) -> std::fmt::Result {
         }
     }
     Ok(())
+}
+
+/// What became of the copies of a mirror.
+fn copies(mirror: &MirrorStatus) -> String {
+    let counts = |counts: &[(String, u64)]| {
+        let counts = counts.iter().filter(|(_, count)| *count > 0);
+        let texts: Vec<String> = counts.map(|(word, count)| format!("{count} {word}")).collect();
+        if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+    };
+    let mut text = format!(
+        "copies     {} sent, {} in flight; differing: {}; not made: {}\n",
+        mirror.sent,
+        mirror.in_flight,
+        counts(&mirror.differing),
+        counts(&mirror.skipped)
+    );
+    for difference in &mirror.differences {
+        text.push_str("           ");
+        text.push_str(&printable(difference));
+        text.push('\n');
+    }
+    text
 }
 
 fn sides(rollout: &RolloutStatus) -> String {

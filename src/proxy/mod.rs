@@ -21,6 +21,7 @@ mod forward;
 mod gates;
 mod hop;
 mod life;
+mod mirror;
 mod outcome;
 mod patience;
 mod pump;
@@ -171,10 +172,11 @@ impl ProxyHttp for Edge {
     fn upstream_response_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
+        body: &mut Option<Bytes>,
         end_of_stream: bool,
         ctx: &mut RequestContext,
     ) -> Result<Option<Duration>> {
+        mirror::response_body(body.as_ref(), ctx);
         relay::response_body(end_of_stream, ctx).map(|()| None)
     }
 

@@ -6,7 +6,7 @@ use http::Version;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
-use super::{connection::ConnectionInfo, context::RequestContext, failure::Failure, relay};
+use super::{connection::ConnectionInfo, context::RequestContext, failure::Failure, mirror, relay};
 use crate::{
     telemetry::{
         Entry, Try,
@@ -57,6 +57,7 @@ pub(super) fn record(
         metrics.refused(ctx.failure.as_ref().map_or(RequestRefused::BadRequest, Failure::refused));
     }
     settle(ctx, &measured, ended);
+    mirror::over(ctx, error.is_none() && !ctx.is_own_answer);
     if error.is_none() {
         // An answer without a body has no other end.
         ctx.tries.ended();

@@ -24,7 +24,7 @@ use super::{
     failure::Failure,
     fallback,
     forward::{self, Forwarding},
-    respond, split,
+    mirror, respond, split,
     tries::Exchange,
     wish,
 };
@@ -87,6 +87,7 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext
     let Some(route) = &ctx.route else { return Ok(()) };
     let upstream_host = endpoint::forward_of(ctx).and_then(|forward| forward.host.as_ref());
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
+    mirror::request_head(request, ctx);
     Ok(())
 }
 
@@ -123,6 +124,7 @@ pub(super) fn request_body(
             watchdog.saw_request_end();
         }
     }
+    mirror::request_body(body.as_ref(), ctx);
     let Some(body) = body else { return Ok(()) };
     ctx.body_bytes += body.len() as u64;
     if session.was_upgraded()
@@ -182,6 +184,7 @@ pub(super) fn upstream_head(
         tries.first_byte = tries.began.map(|began| now.saturating_duration_since(began));
         let after = tries.records.answered(now);
         tries.answered(response, after.unwrap_or_default(), is_stream, now);
+        mirror::response_head(response, is_stream, after.unwrap_or_default(), ctx);
     }
     if let Some(picked) = &ctx.tries.picked {
         let announced =

@@ -9,10 +9,10 @@ use http::{HeaderValue, header::SET_COOKIE};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use super::{context::RequestContext, endpoint::forward_of, failure::Failure, fallback};
+use super::{context::RequestContext, endpoint::forward_of, failure::Failure, fallback, mirror};
 use crate::{
     policy::{RequestHead, RequestView},
-    rollout::{Client, Side, Trial},
+    rollout::{Client, MIRRORED, Side, Trial},
     snapshot::{Forward, Split, Target},
     types::ClientNetwork,
     upstream::{FailedTry, TryFailure},
@@ -28,6 +28,10 @@ pub(super) fn choose<'a>(
     let cookie = assignment
         .cookie_name()
         .and_then(|name| RequestHead(session.req_header_mut()).take_cookie(name));
+    if assignment.is_mirror() {
+        // What a client says is a copy is none.
+        session.req_header_mut().remove_header(&MIRRORED);
+    }
     let header = session.req_header();
     let view = RequestView {
         method: &header.method,
@@ -37,7 +41,7 @@ pub(super) fn choose<'a>(
         client: ctx.client.address,
     };
     let dealt = assignment.deal(&view, cookie.as_deref());
-    if dealt.is_judged {
+    if dealt.is_judged || dealt.is_mirrored {
         // A proxy of ours without a client behind it is no client that could be broken.
         let is_own = ctx.client.from_trusted && ctx.client.address == ctx.peer();
         let client = if is_own {
@@ -45,7 +49,11 @@ pub(super) fn choose<'a>(
         } else {
             Client::Of(ctx.client.address.map(ClientNetwork::of))
         };
-        ctx.tries.trial = Some(Trial::new(assignment.clone(), &dealt, client));
+        if dealt.is_mirrored {
+            mirror::begin(session, ctx, split, &dealt, client);
+        } else {
+            ctx.tries.trial = Some(Trial::new(assignment.clone(), &dealt, client));
+        }
     }
     ctx.tries.side = Some(dealt.side);
     let side = dealt.side;

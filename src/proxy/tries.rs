@@ -13,7 +13,7 @@ use pingora_http::ResponseHeader;
 use super::{upgrade::Socket, watchdog::Watchdog};
 use crate::{
     limit::Permit,
-    rollout::{AnswerKind, Dealt, Side, Trial, grpc_status},
+    rollout::{AnswerKind, Dealt, Shadow, Side, Trial, grpc_status},
     telemetry::Try,
     upstream::{Endpoint, Fault, MAX_TRIES_OF_A_REQUEST, Picked, Timeouts, Wish},
 };
@@ -63,6 +63,8 @@ pub(super) struct Tries {
     pub(super) dealt: Option<Dealt>,
     /// The first try of a rollout, which is judged.
     pub(super) trial: Option<Trial>,
+    /// A copy of the request for the mirror of a rollout.
+    pub(super) shadow: Option<Box<Shadow>>,
     /// The present one; its in-flight guard ends with the request.
     pub(super) picked: Option<Picked>,
     /// Its place among the requests of the upstream.

@@ -10,7 +10,10 @@ use super::{
     clients::ClientFailures,
     counters::{Counters, Outcome},
     dial::{Dial, Reading, Side, Turns, is_candidates},
+    mirror::Copies,
 };
+use tokio::runtime::Handle;
+
 use crate::types::{ClientNetwork, Name, Percent};
 
 /// What makes an attempt.
@@ -34,17 +37,22 @@ pub struct Attempt {
     turns: Turns,
     counters: Counters,
     clients: ClientFailures,
+    copies: Copies,
+    /// Where copies are sent from.
+    handle: Handle,
 }
 
 impl Attempt {
     /// An attempt in which the candidate has nothing yet.
-    pub fn new(key: AttemptKey, now: Instant) -> Self {
+    pub fn new(key: AttemptKey, now: Instant, handle: Handle) -> Self {
         Self {
             key,
             dial: Dial::default(),
             turns: Turns::new(fastrand::u64(..)),
             counters: Counters::new(),
             clients: ClientFailures::new(now),
+            copies: Copies::default(),
+            handle,
         }
     }
 
@@ -79,6 +87,21 @@ impl Attempt {
         // Before the first request of the step is dealt.
         self.counters.begin_step(step);
         self.dial.set(share, step, is_in_play);
+    }
+
+    /// From now on copies of requests go to the candidate, and nothing else.
+    pub(super) fn mirror(&self, step: u32) {
+        self.counters.begin_step(step);
+        self.dial.mirror(step);
+    }
+
+    /// What is known of copies.
+    pub(super) fn copies(&self) -> &Copies {
+        &self.copies
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Takes everything back from the candidate, at once; nothing else is done before it.

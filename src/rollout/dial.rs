@@ -39,7 +39,7 @@ impl Side {
 }
 
 /// What the dial says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// The candidate's share in millionths.
     pub share: u32,
@@ -47,11 +47,14 @@ pub struct Reading {
     pub step: u32,
     /// Whether the candidate may get any request: also those that always get it, and those that the stable can't serve.
     pub is_in_play: bool,
+    /// Whether copies of requests go to the candidate.
+    pub is_mirrored: bool,
 }
 
 const SHARE_BITS: u32 = 20;
 const STEP_BITS: u32 = 32;
 const IN_PLAY: u64 = 1 << (SHARE_BITS + STEP_BITS);
+const MIRRORED: u64 = IN_PLAY << 1;
 
 /// The dial.
 #[derive(Debug, Default)]
@@ -64,7 +67,13 @@ impl Dial {
             share: (word & ((1 << SHARE_BITS) - 1)) as u32,
             step: (word >> SHARE_BITS) as u32,
             is_in_play: word & IN_PLAY != 0,
+            is_mirrored: word & MIRRORED != 0,
         }
+    }
+
+    /// The candidate gets copies, and nothing else.
+    pub(super) fn mirror(&self, step: u32) {
+        self.0.store(u64::from(step) << SHARE_BITS | MIRRORED, Ordering::Release);
     }
 
     pub(super) fn set(&self, share: Percent, step: u32, is_in_play: bool) {
@@ -143,14 +152,18 @@ mod tests {
     #[test]
     fn what_is_set_is_read() {
         let dial = Dial::default();
-        assert_eq!(dial.read(), Reading { share: 0, step: 0, is_in_play: false });
+        assert_eq!(dial.read(), Reading::default());
         for (share, step, is_in_play) in
             [(0, 1, true), (1_000_000, u32::MAX, true), (5_000, 7, false)]
         {
             let percent = format!("{}%", f64::from(share) / 1e4).parse().unwrap();
             dial.set(percent, step, is_in_play);
-            assert_eq!(dial.read(), Reading { share, step, is_in_play });
+            let expected = Reading { share, step, is_in_play, is_mirrored: false };
+            assert_eq!(dial.read(), expected);
         }
+        dial.mirror(u32::MAX);
+        let expected = Reading { step: u32::MAX, is_mirrored: true, ..Reading::default() };
+        assert_eq!(dial.read(), expected);
     }
 
     #[test]

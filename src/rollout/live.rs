@@ -181,7 +181,9 @@ impl Live {
 
     /// The live state of an attempt.
     pub fn attempt(&self, key: AttemptKey) -> Arc<Attempt> {
-        self.attempts.get_or_insert_with(key.clone(), || Attempt::new(key, Instant::now()))
+        self.attempts.get_or_insert_with(key.clone(), || {
+            Attempt::new(key, Instant::now(), self.handle.clone())
+        })
     }
 
     /// The key of cookies, once there is one.
@@ -488,7 +490,9 @@ impl Controlled {
         if self.set.replace(setting) == Some(setting) {
             return;
         }
-        if setting.is_in_play {
+        if setting.is_mirrored {
+            attempt.mirror(setting.number);
+        } else if setting.is_in_play {
             attempt.set(setting.share, setting.number, setting.is_in_play);
         } else {
             attempt.take_back(setting.number);
@@ -568,6 +572,12 @@ impl Controlled {
                 .candidate
                 .as_ref()
                 .map(|candidate| side(Side::Candidate, candidate)),
+            mirror: self
+                .plan
+                .attempt
+                .as_ref()
+                .filter(|_| plan.strategy.mirror().is_some())
+                .map(|attempt| attempt.copies().status()),
             routes: self.plan.routes.clone(),
             checks: self.checks.iter().flat_map(Checks::status).map(check_status).collect(),
             events: self

@@ -12,6 +12,7 @@ mod counters;
 mod dial;
 mod kept;
 mod live;
+mod mirror;
 mod parse;
 mod plan;
 mod preflight;
@@ -27,9 +28,13 @@ pub use controller::{Command, Event, EventKind, Hold, Phase, Refused};
 pub use cookie::CookieKey;
 pub use dial::{Reading, Side};
 pub use live::{CommandError, Listener, Live, Plan};
+pub use mirror::{
+    BodyComparison, Compare, MIRRORED, Mirror, MirrorStatus, Pointer, RawBodyComparison,
+    RawBodyWord, RawCompare, RawMirror, Shadow, Skipped,
+};
 pub use plan::{
-    AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, PreflightRequest, RolloutConfig, Step,
-    Sticky, Strategy, WarmUp,
+    AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, PreflightRequest,
+    RolloutConfig, Step, Sticky, Strategy, WarmUp,
 };
 pub use raw::{
     Finish, RawAnalysis, RawBlueGreen, RawCanary, RawFailures, RawPreflight, RawPreflightRequest,

@@ -61,7 +61,8 @@ impl RawRollout {
                 .related(path.key("stable"), "the stable");
         }
         let strategy = self.parse_strategy(&stable, path, problems);
-        if let (Some(_), None, Strategy::Canary(_)) = (&self.candidate, &self.revision, &strategy) {
+        let is_blue_green = matches!(strategy, Strategy::BlueGreen(_));
+        if self.candidate.is_some() && self.revision.is_none() && !is_blue_green {
             problems
                 .error(path, "nothing names this attempt")
                 .at_key()
@@ -114,12 +115,25 @@ impl RawRollout {
     }
 
     fn parse_strategy(&self, stable: &Name, path: &KeyPath, problems: &mut Problems) -> Strategy {
-        if let (Some(_), Some(_)) = (&self.canary, &self.blue_green) {
-            problems
-                .error(&path.key("blue-green"), "the rollout has both `canary` and `blue-green`")
-                .at_key()
-                .help("keep one of them")
-                .related(path.key("canary"), "and here");
+        let written = [
+            ("canary", self.canary.is_some()),
+            ("blue-green", self.blue_green.is_some()),
+            ("mirror", self.mirror.is_some()),
+        ];
+        let mut written = written.into_iter().filter_map(|(key, is_there)| is_there.then_some(key));
+        if let (Some(first), Some(second)) = (written.next(), written.next()) {
+            let problem = problems
+                .error(&path.key(second), format!("the rollout has both `{first}` and `{second}`"))
+                .at_key();
+            let help = if second == "mirror" && first == "canary" {
+                "keep one of them; a canary that comes after the mirror is written in it: `mirror = { canary = { … } }`"
+            } else {
+                "keep one of them"
+            };
+            problem.help(help).related(path.key(first), "and here");
+        }
+        if let Some(mirror) = &self.mirror {
+            return Strategy::Mirror(mirror.parse(&path.key("mirror"), problems));
         }
         if let Some(blue_green) = &self.blue_green {
             let path = path.key("blue-green");

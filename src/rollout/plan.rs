@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::{analysis::Settings, checks::CheckConfig, raw::Finish, schedule::Schedule};
+use super::{
+    analysis::Settings, checks::CheckConfig, mirror::Mirror, raw::Finish, schedule::Schedule,
+};
 use crate::{
     policy::{Conditions, RequestView},
     types::{KeyPath, Name, Percent, StickyCookie},
@@ -184,6 +186,8 @@ pub enum Strategy {
     Canary(Canary),
     /// All at once.
     BlueGreen(BlueGreen),
+    /// By copies first.
+    Mirror(Mirror),
 }
 
 impl Strategy {
@@ -192,15 +196,30 @@ impl Strategy {
         match self {
             Self::Canary(_) => "canary",
             Self::BlueGreen(_) => "blue-green",
+            Self::Mirror(_) => "mirror",
         }
     }
 
-    /// The steps of a canary.
-    pub fn steps(&self) -> &[Step] {
+    /// Its canary: that of a mirror comes after it.
+    pub fn canary(&self) -> Option<&Canary> {
         match self {
-            Self::Canary(canary) => &canary.steps,
-            Self::BlueGreen(_) => &[],
+            Self::Canary(canary) => Some(canary),
+            Self::Mirror(mirror) => mirror.canary.as_ref(),
+            Self::BlueGreen(_) => None,
         }
+    }
+
+    /// Its mirror.
+    pub fn mirror(&self) -> Option<&Mirror> {
+        match self {
+            Self::Mirror(mirror) => Some(mirror),
+            Self::Canary(_) | Self::BlueGreen(_) => None,
+        }
+    }
+
+    /// The steps of its canary.
+    pub fn steps(&self) -> &[Step] {
+        self.canary().map_or(&[], |canary| &canary.steps)
     }
 }
 

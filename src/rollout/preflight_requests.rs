@@ -3,7 +3,7 @@
 use http::{HeaderValue, Method, StatusCode, uri::PathAndQuery};
 
 use super::{
-    plan::{PreflightRequest, Preflight, WarmUp},
+    plan::{Preflight, PreflightRequest, WarmUp},
     raw::{RawPreflight, RawPreflightRequest, RawWarmUp},
 };
 use crate::types::{KeyPath, Problems, defaults};

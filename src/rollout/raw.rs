@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::checks::RawCheck;
+use super::{checks::RawCheck, mirror::RawMirror};
 use crate::{
     policy::RawValueMatch,
     types::{Cidr, HumanDuration, Name, Percent, RawStickyCookie, defaults, deserialize_by_form},
@@ -46,6 +46,8 @@ pub struct RawRollout {
     /// Strategy: all requests at once, there and back.
     #[serde(rename = "blue-green")]
     pub blue_green: Option<RawBlueGreen>,
+    /// Strategy: copies of requests, whose answers are compared with the live ones; then, where it is asked for, a canary.
+    pub mirror: Option<RawMirror>,
 }
 
 /// Who a client is, for staying with a version, as written.

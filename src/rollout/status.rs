@@ -8,6 +8,7 @@ use super::{
     analysis::{LatencyCounts, Outcomes, bounds},
     controller::{Machine, Phase},
     dial::Side,
+    mirror::MirrorStatus,
     plan::Strategy,
     raw::Finish,
 };
@@ -48,6 +49,8 @@ pub struct RolloutStatus {
     pub stable: SideStatus,
     /// The candidate.
     pub candidate: Option<SideStatus>,
+    /// The copies of a mirror.
+    pub mirror: Option<MirrorStatus>,
     /// The routes that it serves: site and route.
     pub routes: Vec<String>,
     /// What other systems say.
@@ -157,32 +160,32 @@ pub(super) fn next(machine: &Machine) -> Option<String> {
         }
         Some(text)
     };
-    let finish = || match &plan.strategy {
-        Strategy::Canary(canary) if canary.finish == Finish::Promote => {
+    let finish = || match plan.strategy.canary() {
+        None => "`mirror = { canary = { … } }` in the file, or its end".to_owned(),
+        Some(canary) if canary.finish == Finish::Promote => {
             format!("\"{candidate}\" gets all requests")
         }
         _ => format!("`tidegate rollout promote {}`", plan.name),
     };
     match (&plan.strategy, progress.phase) {
-        (Strategy::Canary(_), Phase::NotStarted) => {
-            Some(format!("`tidegate rollout start {}`", plan.name))
-        }
-        (Strategy::Canary(_), Phase::Preflight) => step_text(0),
-        (Strategy::Canary(_), Phase::Step) => {
-            Some(step_text(progress.step + 1).unwrap_or_else(finish))
-        }
-        (Strategy::Canary(_), Phase::Ready) => Some(finish()),
-        (Strategy::Canary(_), Phase::Promoted) => {
-            Some(format!("write `stable = \"{candidate}\"` to the file"))
-        }
-        (Strategy::Canary(_), Phase::RolledBack | Phase::Aborted) => {
-            Some("write a new `revision` to the file".to_owned())
-        }
         (Strategy::BlueGreen(_), Phase::Preflight) => {
             Some(format!("\"{}\" gets all requests", progress.target.as_ref()?))
         }
         (Strategy::BlueGreen(_), _) if machine.file_differs() => {
             Some(format!("write `live = \"{}\"` to the file", progress.live.as_ref()?))
+        }
+        (Strategy::BlueGreen(_), _) => None,
+        (Strategy::Mirror(mirror), Phase::Preflight) => {
+            Some(format!("copies of {} of the requests", mirror.stage.share))
+        }
+        (_, Phase::NotStarted) => Some(format!("`tidegate rollout start {}`", plan.name)),
+        (Strategy::Canary(_), Phase::Preflight) => step_text(0),
+        (_, Phase::Mirror) => Some(step_text(0).unwrap_or_else(finish)),
+        (_, Phase::Step) => Some(step_text(progress.step + 1).unwrap_or_else(finish)),
+        (_, Phase::Ready) => Some(finish()),
+        (_, Phase::Promoted) => Some(format!("write `stable = \"{candidate}\"` to the file")),
+        (_, Phase::RolledBack | Phase::Aborted) => {
+            Some("write a new `revision` to the file".to_owned())
         }
         _ => None,
     }

@@ -47,6 +47,8 @@ pub struct Dealt {
     pub is_judged: bool,
     /// The other side may have it where this one can't serve it.
     pub may_change: bool,
+    /// A copy of it goes to the candidate.
+    pub is_mirrored: bool,
     /// The value of the cookie that the client is to get.
     pub cookie: Option<String>,
 }
@@ -75,6 +77,11 @@ impl Assignment {
         &self.attempt
     }
 
+    /// Whether the plan has a mirror.
+    pub fn is_mirror(&self) -> bool {
+        self.config.strategy.mirror().is_some()
+    }
+
     /// The name of the cookie that it asks for.
     pub fn cookie_name(&self) -> Option<&str> {
         match &self.config.sticky {
@@ -91,8 +98,14 @@ impl Assignment {
             step: reading.step,
             is_judged: true,
             may_change: reading.is_in_play,
+            is_mirrored: false,
             cookie: None,
         };
+        if reading.is_mirrored {
+            // What is compared is pairs: the copy's end counts both.
+            dealt.is_judged = false;
+            dealt.is_mirrored = self.mirrors(request);
+        }
         if !reading.is_in_play {
             return dealt;
         }
@@ -123,6 +136,28 @@ impl Assignment {
             dealt.side = Side::Candidate;
         }
         dealt
+    }
+
+    /// Whether a request is copied: those that never get the candidate are not.
+    fn mirrors(&self, request: &RequestView<'_>) -> bool {
+        let Some(mirror) = self.config.strategy.mirror() else { return false };
+        let share = mirror.stage.share.millionths();
+        is_candidates(self.attempt.next_number(), share)
+            && (self.config.forced.is_empty() || self.config.forced.decide(request) != Some(false))
+    }
+
+    pub(super) fn count(&self, side: Side, step: u32, outcome: Outcome) {
+        self.attempt.count(self.stratum, side, step, outcome);
+    }
+
+    /// Whether a failure of this client counts.
+    pub(super) fn takes_failure(&self, client: Client, now: Instant) -> bool {
+        match client {
+            Client::Unlimited => true,
+            Client::Of(network) => {
+                self.attempt.takes_failure(network, self.config.analysis.max_client_failures, now)
+            }
+        }
     }
 
     /// Whoever chooses the value chooses its number; it is the operator who chose the header.
@@ -258,19 +293,14 @@ impl Trial {
 
     fn count_failure(&mut self, now: Instant) {
         self.state = State::Counted;
-        let most = self.assignment.config.analysis.max_client_failures;
-        let takes = match self.client {
-            Client::Unlimited => true,
-            Client::Of(network) => self.assignment.attempt.takes_failure(network, most, now),
-        };
-        if takes {
+        if self.assignment.takes_failure(self.client, now) {
             self.count(Outcome::Failure);
         }
     }
 
     fn count(&mut self, outcome: Outcome) {
         self.state = State::Counted;
-        self.assignment.attempt.count(self.assignment.stratum, self.side, self.step, outcome);
+        self.assignment.count(self.side, self.step, outcome);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     snapshot::Live,
     telemetry::{
         audit::{Actor, AdminPeer, Entry},
-        metrics::{RolloutSample, RolloutSideSample},
+        metrics::{MirrorSample, RolloutSample, RolloutSideSample},
         webhooks,
     },
 };
@@ -83,6 +83,11 @@ pub(super) fn samples(core: &Core) -> Vec<RolloutSample> {
                     })
                 })
                 .collect(),
+            mirror: status.mirror.map(|mirror| MirrorSample {
+                sent: mirror.sent,
+                skipped: mirror.skipped,
+                differing: mirror.differing,
+            }),
             events: events.into_iter().map(|(kind, count)| (kind.word(), count)).collect(),
         }
     };

@@ -99,5 +99,7 @@ fn fingerprint(config: &Config, rollout: &RolloutConfig, routes: &[(Name, Name)]
         }
     }
     format!("{:?}", config.policies).hash(&mut hasher);
+    // Pairs that were compared by other rules.
+    format!("{:?}", rollout.strategy.mirror()).hash(&mut hasher);
     hasher.finish()
 }

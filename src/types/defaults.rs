@@ -222,5 +222,19 @@ pub const PREFLIGHT_HEALTHY: u32 = 3;
 pub const PREFLIGHT_TIMEOUT: HumanDuration = HumanDuration::from_secs(5);
 /// Requests that warm up each endpoint, where that is asked for.
 pub const WARM_UP_REQUESTS: u32 = 100;
+/// What share of the requests a mirror copies.
+pub const MIRROR_SHARE: Percent = Percent::whole(10);
+/// How long a mirror lasts at least.
+pub const MIRROR_DURATION: HumanDuration = HumanDuration::from_secs(600);
+/// Pairs of answers that a mirror compares at least.
+pub const MIRROR_REQUESTS: u64 = 1_000;
+/// The largest body of a request that is copied.
+pub const MIRROR_BODY: ByteSize = ByteSize(64 << 10);
+/// Copies at the same time.
+pub const MIRROR_IN_FLIGHT: u32 = 64;
+/// A copy that is not answered by then has failed.
+pub const MIRROR_TIMEOUT: HumanDuration = HumanDuration::from_secs(10);
+/// So much of a body is compared.
+pub const MIRROR_COMPARED_BODY: ByteSize = ByteSize(256 << 10);
 /// How long a switch of blue-green is watched.
 pub const BLUE_GREEN_WATCH: HumanDuration = HumanDuration::from_secs(300);

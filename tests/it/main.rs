@@ -68,6 +68,7 @@ mod retries;
 mod rollout_analysis;
 mod rollout_checks;
 mod rollouts;
+mod rollouts_mirror;
 mod rollouts_preflight;
 mod routing;
 mod service_manager;

@@ -79,6 +79,20 @@ impl Machine {
 
     /// The same attempt under a plan with other steps: the last one whose share is not above what the candidate has.
     fn find_step(&mut self) {
+        let (has_mirror, has_steps) =
+            (self.plan.strategy.mirror().is_some(), !self.plan.strategy.steps().is_empty());
+        match self.progress.phase {
+            // There are no copies any more: what the canary begins with comes first.
+            Phase::Mirror if !has_mirror => self.progress.phase = Phase::Preflight,
+            Phase::Step if !has_steps => {
+                self.progress.phase = Phase::Preflight;
+                self.progress.share = 0;
+            }
+            _ => {}
+        }
+        if !has_steps {
+            return;
+        }
         if !matches!(self.progress.phase, Phase::Step | Phase::Ready) {
             return;
         }

@@ -25,7 +25,7 @@ impl Machine {
     fn blue_green(&self) -> Option<&BlueGreen> {
         match &self.plan.strategy {
             Strategy::BlueGreen(plan) => Some(plan),
-            Strategy::Canary(_) => None,
+            Strategy::Canary(_) | Strategy::Mirror(_) => None,
         }
     }
 

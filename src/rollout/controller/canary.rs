@@ -13,7 +13,7 @@ use crate::rollout::{
     analysis::{Goal, Verdict},
     checks::Standing,
     dial::Side,
-    plan::{Step, Strategy},
+    plan::Step,
     raw::Finish,
 };
 
@@ -23,9 +23,18 @@ impl Machine {
             Phase::Preflight => {
                 self.hold = self.before_first_step(facts);
                 if self.hold.is_none() {
-                    self.begin_step(0, now);
+                    self.begin_traffic(now);
                 }
             }
+            Phase::Mirror => {
+                if !self.takes_back(now, facts) {
+                    self.progress.passed +=
+                        if self.progress.is_paused { Duration::ZERO } else { passed };
+                    self.go_on_mirroring(now, facts);
+                }
+            }
+            // After a mirror alone the candidate has nothing that could be taken back.
+            Phase::Ready if self.plan.strategy.canary().is_none() => self.hold = None,
             Phase::Step | Phase::Ready => {
                 if !self.takes_back(now, facts) {
                     self.progress.passed +=
@@ -78,7 +87,7 @@ impl Machine {
     }
 
     /// What speaks against taking a step now.
-    fn step_hold(&self, facts: &Facts) -> Option<Hold> {
+    pub(super) fn step_hold(&self, facts: &Facts) -> Option<Hold> {
         let (have, need) = (facts.stable.in_service, self.plan.stable_min_endpoints);
         if have < need as usize {
             return Some(Hold::StableEndpoints { have, need });
@@ -140,8 +149,8 @@ impl Machine {
             self.begin_step(next, now);
             return;
         }
-        match &self.plan.strategy {
-            Strategy::Canary(canary) if canary.finish == Finish::Promote => {
+        match self.plan.strategy.canary() {
+            Some(canary) if canary.finish == Finish::Promote => {
                 self.promote(now, "all steps are done");
             }
             _ => {
@@ -156,7 +165,7 @@ impl Machine {
     }
 
     /// What the verdict and the step's own goals wait for.
-    fn verdict_hold(&self, now: Duration, step: &Step) -> Option<Hold> {
+    pub(super) fn verdict_hold(&self, now: Duration, step: &Step) -> Option<Hold> {
         let is_ready = self.progress.phase == Phase::Ready;
         let requests = step.requests.saturating_sub(self.progress.compared_before);
         // The step's time is counted here: an edge that was down, or a pause, does not add to it.
@@ -221,14 +230,18 @@ impl Machine {
         let phase = self.progress.phase;
         match (command, phase) {
             (Command::Start, P::NotStarted) => self.start(),
-            (Command::Pause, P::Preflight | P::Step | P::Ready) if !self.progress.is_paused => {
+            (Command::Pause, P::Preflight | P::Mirror | P::Step | P::Ready)
+                if !self.progress.is_paused =>
+            {
                 self.progress.is_paused = true;
                 self.tell(
                     EventKind::Paused,
                     "no step is taken until it is resumed; the candidate is judged on",
                 );
             }
-            (Command::Resume, P::Preflight | P::Step | P::Ready) if self.progress.is_paused => {
+            (Command::Resume, P::Preflight | P::Mirror | P::Step | P::Ready)
+                if self.progress.is_paused =>
+            {
                 self.progress.is_paused = false;
                 self.tell(EventKind::Resumed, "it goes on");
             }
@@ -236,8 +249,13 @@ impl Machine {
                 self.progress.is_resumed = true;
                 self.tell(EventKind::Resumed, "a person has let this step go on");
             }
-            (Command::Promote, P::Step | P::Ready) => self.promote(now, "promoted by a person"),
-            (Command::Abort, P::NotStarted | P::Preflight | P::Step | P::Ready | P::Promoted) => {
+            (Command::Promote, P::Step | P::Ready) if self.plan.strategy.canary().is_some() => {
+                self.promote(now, "promoted by a person");
+            }
+            (
+                Command::Abort,
+                P::NotStarted | P::Preflight | P::Mirror | P::Step | P::Ready | P::Promoted,
+            ) => {
                 self.progress.phase = P::Aborted;
                 self.take_back(
                     now,
@@ -277,6 +295,14 @@ impl Machine {
             }
             (Command::Pause, _) => "it is paused already".to_owned(),
             (Command::Resume, _) => "nothing waits for a person".to_owned(),
+            (Command::Promote, P::Mirror | P::Ready) => format!(
+                "the candidate has served nobody yet, only copies; {}",
+                if self.plan.strategy.canary().is_some() {
+                    "the canary comes after them"
+                } else {
+                    "write `mirror = { canary = { … } }`, or another `stable`, to the file"
+                }
+            ),
             (Command::Promote, _) => {
                 "the candidate has not had any request yet; it is still looked at".to_owned()
             }

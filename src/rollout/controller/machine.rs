@@ -77,6 +77,8 @@ pub(in crate::rollout) struct Setting {
     pub number: u32,
     /// Whether the candidate may get any request.
     pub is_in_play: bool,
+    /// Whether it gets copies of requests.
+    pub is_mirrored: bool,
 }
 
 /// A rollout's state machine.
@@ -183,7 +185,7 @@ impl Machine {
 
     fn take_plan(&mut self) {
         match self.plan.strategy {
-            Strategy::Canary(_) => self.adopt_canary(),
+            Strategy::Canary(_) | Strategy::Mirror(_) => self.adopt_canary(),
             Strategy::BlueGreen(_) => self.adopt_blue_green(),
         }
     }
@@ -195,7 +197,12 @@ impl Machine {
     /// Whether tries of both sides are being compared.
     pub(in crate::rollout) fn is_judging(&self) -> bool {
         self.plan.candidate.is_some()
-            && matches!(self.progress.phase, Phase::Step | Phase::Ready | Phase::Watch)
+            && match self.progress.phase {
+                Phase::Mirror | Phase::Step | Phase::Watch => true,
+                // After a mirror alone there is nothing to compare.
+                Phase::Ready => self.plan.strategy.canary().is_some(),
+                _ => false,
+            }
     }
 
     /// The side whose endpoints are to be asked what the preflight lists, now.
@@ -205,7 +212,7 @@ impl Machine {
             && self.plan.candidate.is_some();
         let side = match self.plan.strategy {
             Strategy::BlueGreen(_) => self.live_side().other(),
-            Strategy::Canary(_) => Side::Candidate,
+            Strategy::Canary(_) | Strategy::Mirror(_) => Side::Candidate,
         };
         is_asked.then_some(side)
     }
@@ -235,7 +242,9 @@ impl Machine {
         if self.plan.candidate.is_some() {
             self.watch_sides(facts);
             match self.plan.strategy {
-                Strategy::Canary(_) => self.look_at_canary(now, passed, facts),
+                Strategy::Canary(_) | Strategy::Mirror(_) => {
+                    self.look_at_canary(now, passed, facts);
+                }
                 Strategy::BlueGreen(_) => self.look_at_blue_green(now, passed, facts),
             }
         }
@@ -245,7 +254,10 @@ impl Machine {
 
     fn observe(&mut self, now: Duration, stratum: usize, step: u32, sides: &Sides) {
         match (&self.plan.strategy, self.progress.phase) {
-            (Strategy::Canary(_), Phase::Step | Phase::Ready) => {
+            (
+                Strategy::Canary(_) | Strategy::Mirror(_),
+                Phase::Mirror | Phase::Step | Phase::Ready,
+            ) => {
                 let window = Window { step, stratum, interval: self.intervals };
                 self.analysis.observe(now, &Batch { window, sides: *sides });
             }
@@ -290,17 +302,19 @@ impl Machine {
     pub(in crate::rollout) fn setting(&self) -> Setting {
         let nothing = Percent::whole(0);
         let (share, is_in_play) = match (&self.plan.strategy, self.progress.phase) {
-            (Strategy::Canary(canary), Phase::Step | Phase::Ready) => {
-                (canary.steps.get(self.progress.step).map_or(nothing, |step| step.share), true)
-            }
-            (Strategy::Canary(_), Phase::Promoted) => (Percent::ALL, true),
-            (Strategy::Canary(_), _) => (nothing, false),
             (Strategy::BlueGreen(_), _) => match self.live_side() {
                 Side::Stable => (nothing, true),
                 Side::Candidate => (Percent::ALL, true),
             },
+            (_, Phase::Step | Phase::Ready) => {
+                let step = self.plan.strategy.steps().get(self.progress.step);
+                step.map_or((nothing, false), |step| (step.share, true))
+            }
+            (_, Phase::Promoted) => (Percent::ALL, true),
+            _ => (nothing, false),
         };
-        Setting { share, number: self.number, is_in_play }
+        let is_mirrored = self.progress.phase == Phase::Mirror && self.plan.candidate.is_some();
+        Setting { share, number: self.number, is_in_play, is_mirrored }
     }
 
     /// Does what a person asks for.
@@ -322,7 +336,7 @@ impl Machine {
             )));
         }
         match self.plan.strategy {
-            Strategy::Canary(_) => self.command_canary(command, now)?,
+            Strategy::Canary(_) | Strategy::Mirror(_) => self.command_canary(command, now)?,
             Strategy::BlueGreen(_) => self.command_blue_green(command, now, facts)?,
         }
         Ok(std::mem::take(&mut self.events))
@@ -338,7 +352,7 @@ impl Machine {
     /// Whether the file says something else than what is in force, which holds only as long as the state is kept.
     pub(in crate::rollout) fn file_differs(&self) -> bool {
         match &self.plan.strategy {
-            Strategy::Canary(_) => self.progress.phase == Phase::Promoted,
+            Strategy::Canary(_) | Strategy::Mirror(_) => self.progress.phase == Phase::Promoted,
             Strategy::BlueGreen(plan) => {
                 self.progress.live.as_ref().is_some_and(|live| *live != plan.live)
             }
@@ -350,7 +364,7 @@ impl Machine {
         let live = match (&self.plan.strategy, &self.progress.live) {
             (_, Some(live)) => live,
             (Strategy::BlueGreen(plan), None) => &plan.live,
-            (Strategy::Canary(_), None) => &self.plan.stable,
+            (Strategy::Canary(_) | Strategy::Mirror(_), None) => &self.plan.stable,
         };
         if self.plan.candidate.as_ref() == Some(live) { Side::Candidate } else { Side::Stable }
     }

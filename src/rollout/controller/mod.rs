@@ -11,6 +11,7 @@ mod command;
 mod event;
 mod hold;
 mod machine;
+mod mirror;
 mod progress;
 
 #[cfg(test)]

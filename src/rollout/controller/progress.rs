@@ -20,6 +20,8 @@ pub enum Phase {
     NotStarted,
     /// The candidate is looked at before it gets any request.
     Preflight,
+    /// Copies of requests go to the candidate.
+    Mirror,
     /// A step of a canary.
     Step,
     /// All steps are done; a person must promote it.
@@ -43,6 +45,7 @@ impl Phase {
             Self::Steady => "steady",
             Self::NotStarted => "not started",
             Self::Preflight => "preflight",
+            Self::Mirror => "mirrored",
             Self::Step => "step",
             Self::Ready => "ready to promote",
             Self::Promoted => "promoted",
@@ -59,6 +62,7 @@ impl Phase {
             Self::Steady => "steady",
             Self::NotStarted => "not_started",
             Self::Preflight => "preflight",
+            Self::Mirror => "mirror",
             Self::Step => "step",
             Self::Ready => "ready",
             Self::Promoted => "promoted",

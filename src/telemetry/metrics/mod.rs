@@ -44,7 +44,7 @@ pub use self::{
         TlsVersion, TunnelEnd, WebhookResult,
     },
     reference::reference,
-    rollouts::{RolloutSample, RolloutSideSample},
+    rollouts::{MirrorSample, RolloutSample, RolloutSideSample},
     route::{InFlight, RouteMetrics},
     sample::{CertificateSample, EndpointSample, Samples, UpstreamSample},
     tunnel::{OpenTunnel, TunnelMetrics},

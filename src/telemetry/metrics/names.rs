@@ -166,6 +166,12 @@ definitions! {
             "1 where what is live is not what the file says, and holds only as long as the state directory does; else 0.";
         ROLLOUT_EVENTS: Counter "tidegate_rollout_events_total" ["rollout", "event"]
             "What happened to the rollout.";
+        ROLLOUT_MIRROR_COPIES: Counter "tidegate_rollout_mirror_copies_total" ["rollout"]
+            "Copies of requests that were sent to the candidate.";
+        ROLLOUT_MIRROR_SKIPPED: Counter "tidegate_rollout_mirror_skipped_total" ["rollout", "reason"]
+            "Requests that were chosen for a copy, and were not copied.";
+        ROLLOUT_MIRROR_DIFFERENCES: Counter "tidegate_rollout_mirror_differences_total" ["rollout", "what"]
+            "Answers to copies that differ from the live ones: in `status`, `header` or `body`, or there was `no_answer`.";
     }
     "Experiments": {
         EXPOSURES: Counter "tidegate_experiment_exposures_total" ["experiment", "variant", "by"]

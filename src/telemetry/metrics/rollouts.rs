@@ -20,6 +20,19 @@ pub struct RolloutSample {
     pub sides: Vec<RolloutSideSample>,
     /// Events so far, by their words.
     pub events: Vec<(&'static str, u64)>,
+    /// Its copies, where it has a mirror.
+    pub mirror: Option<MirrorSample>,
+}
+
+/// The copies of a mirror at the moment of a scrape.
+#[derive(Clone, Debug)]
+pub struct MirrorSample {
+    /// Those that were sent.
+    pub sent: u64,
+    /// Those that were not made, by reason.
+    pub skipped: Vec<(String, u64)>,
+    /// Those whose answers differ, by what.
+    pub differing: Vec<(String, u64)>,
 }
 
 /// A side of a rollout at the moment of a scrape.
@@ -53,6 +66,9 @@ pub(super) fn families(samples: &[RolloutSample]) -> Vec<MetricFamily> {
     let requests = register(&scrape, counters(&names::ROLLOUT_REQUESTS));
     let failures = register(&scrape, counters(&names::ROLLOUT_FAILURES));
     let events = register(&scrape, counters(&names::ROLLOUT_EVENTS));
+    let copies = register(&scrape, counters(&names::ROLLOUT_MIRROR_COPIES));
+    let skipped = register(&scrape, counters(&names::ROLLOUT_MIRROR_SKIPPED));
+    let differences = register(&scrape, counters(&names::ROLLOUT_MIRROR_DIFFERENCES));
     for sample in samples {
         let rollout: &str = &sample.rollout;
         phase.with_label_values(&[rollout, sample.phase]).set(1);
@@ -68,6 +84,15 @@ pub(super) fn families(samples: &[RolloutSample]) -> Vec<MetricFamily> {
         }
         for (event, count) in &sample.events {
             events.with_label_values(&[rollout, event]).inc_by(*count);
+        }
+        if let Some(mirror) = &sample.mirror {
+            copies.with_label_values(&[rollout]).inc_by(mirror.sent);
+            for (reason, count) in &mirror.skipped {
+                skipped.with_label_values(&[rollout, reason]).inc_by(*count);
+            }
+            for (what, count) in &mirror.differing {
+                differences.with_label_values(&[rollout, what]).inc_by(*count);
+            }
         }
     }
     scrape.gather()

@@ -62,6 +62,11 @@ fn every_metric_can_be_registered() {
             failures: 1,
         }],
         events: vec![("step", 1)],
+        mirror: Some(MirrorSample {
+            sent: 1,
+            skipped: vec![("method".to_owned(), 1)],
+            differing: vec![("status".to_owned(), 1)],
+        }),
     };
     let variant = metrics.variant("new", "on");
     variant.exposed(DealtBy::Share);

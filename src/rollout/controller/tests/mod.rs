@@ -4,12 +4,15 @@ mod asked;
 mod blue_green;
 mod canary;
 mod kept;
+mod mirrored;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Command, Event, EventKind, Facts, Machine, Phase, PreflightResult, Progress, progress::Ended};
+use super::{
+    Command, Event, EventKind, Facts, Machine, Phase, PreflightResult, Progress, progress::Ended,
+};
 use crate::{
     rollout::{
         analysis::{Outcomes, Sides},
@@ -80,7 +83,13 @@ impl Bench {
 
     fn facts(&self) -> Facts {
         let [stable, candidate] = self.facts;
-        Facts { stable, candidate, checks: self.checks.clone(), preflight: self.preflight.clone(), wall: self.wall }
+        Facts {
+            stable,
+            candidate,
+            checks: self.checks.clone(),
+            preflight: self.preflight.clone(),
+            wall: self.wall,
+        }
     }
 
     fn look(&mut self, stable: Outcomes, candidate: Outcomes) {

@@ -1,0 +1,95 @@
+//! Copies of requests for a mirror: what passes is shown to the copy, and at the end it is sent.
+//!
+//! Place: [`begin`] where a request is dealt; the others where heads and bodies pass. Nothing here waits or fails: where a copy
+//! can't go on, it is given up and counted, and the request goes on as it would without.
+
+use bytes::Bytes;
+use http::{Method, header::HOST};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+
+use super::{context::RequestContext, tries::Exchange};
+use crate::{
+    rollout::{Client, Dealt, Shadow, Side, Skipped},
+    snapshot::Split,
+};
+
+/// Begins a copy of a request that was chosen for one.
+pub(super) fn begin(
+    session: &Session,
+    ctx: &mut RequestContext,
+    split: &Split,
+    dealt: &Dealt,
+    client: Client,
+) {
+    let (Some((forward, assignment)), Some(snapshot)) = (&split.candidate, &ctx.snapshot) else {
+        return;
+    };
+    let Some(upstream) = snapshot.upstreams.get(forward.index) else { return };
+    let request = session.req_header();
+    let rewritten = ctx.route.as_ref().and_then(|route| route.rewrite.host.as_ref());
+    let host = rewritten.or(forward.host.as_ref()).or_else(|| request.headers.get(HOST)).cloned();
+    let host = host.or_else(|| Some(ctx.host.clone()));
+    let begun = Shadow::begin(assignment, upstream, host, &request.method, dealt.step, client);
+    ctx.tries.shadow = begun.ok().map(Box::new);
+}
+
+/// The head goes to an endpoint.
+pub(super) fn request_head(request: &RequestHeader, ctx: &mut RequestContext) {
+    let is_stream = ctx.tries.exchange != Exchange::Answer || request.method == Method::CONNECT;
+    let is_stables = ctx.tries.side == Some(Side::Stable) && ctx.tries.fallback.is_none();
+    let path = request.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    match &mut ctx.tries.shadow {
+        None => {}
+        Some(_) if is_stream => give_up(ctx, Skipped::Stream),
+        Some(_) if !is_stables => give_up(ctx, Skipped::Unanswered),
+        Some(shadow) => shadow.take_head(&request.method, path, &request.headers),
+    }
+}
+
+/// A piece of the body goes to an endpoint.
+pub(super) fn request_body(body: Option<&Bytes>, ctx: &mut RequestContext) {
+    if let (Some(shadow), Some(piece)) = (&mut ctx.tries.shadow, body)
+        && let Err(why) = shadow.request_piece(piece)
+    {
+        give_up(ctx, why);
+    }
+}
+
+/// The head of the final answer came.
+pub(super) fn response_head(
+    response: &ResponseHeader,
+    is_stream: bool,
+    after: std::time::Duration,
+    ctx: &mut RequestContext,
+) {
+    match &mut ctx.tries.shadow {
+        None => {}
+        Some(_) if is_stream => give_up(ctx, Skipped::Stream),
+        Some(shadow) => shadow.answered(response.status, &response.headers, after),
+    }
+}
+
+/// A piece of the answer came.
+pub(super) fn response_body(body: Option<&Bytes>, ctx: &mut RequestContext) {
+    if let (Some(shadow), Some(piece)) = (&mut ctx.tries.shadow, body)
+        && let Err(why) = shadow.answer_piece(piece)
+    {
+        give_up(ctx, why);
+    }
+}
+
+/// The request is over.
+pub(super) fn over(ctx: &mut RequestContext, is_whole: bool) {
+    match ctx.tries.shadow.take() {
+        None => {}
+        Some(shadow) if is_whole => shadow.send(),
+        Some(shadow) => shadow.give_up(Skipped::Unanswered),
+    }
+}
+
+fn give_up(ctx: &mut RequestContext, why: Skipped) {
+    if let Some(shadow) = ctx.tries.shadow.take() {
+        shadow.give_up(why);
+    }
+}
