@@ -6,6 +6,7 @@ pub mod analysis;
 mod attempt;
 pub mod checks;
 mod clients;
+mod controlled;
 mod controller;
 mod cookie;
 mod counters;
@@ -24,10 +25,11 @@ mod steps;
 mod trial;
 
 pub use attempt::{Attempt, AttemptKey};
+pub use controlled::Plan;
 pub use controller::{Command, Event, EventKind, Hold, Phase, Refused};
 pub use cookie::CookieKey;
 pub use dial::{Reading, Side};
-pub use live::{CommandError, Listener, Live, Plan};
+pub use live::{CommandError, Listener, Live};
 pub use mirror::{
     BodyComparison, Compare, MIRRORED, Mirror, MirrorStatus, Pointer, RawBodyComparison,
     RawBodyWord, RawCompare, RawMirror, Shadow, Skipped,

@@ -26,6 +26,7 @@ const CALENDAR: &[(&str, &str)] = &[
     ("src/policy/fault.rs", "exercises end by the calendar"),
     ("src/proxy/outcome.rs", "writes the time of a request"),
     ("src/proxy/tunnel.rs", "remembers when a connection came, for its line in the log"),
+    ("src/rollout/controlled.rs", "steps are taken by a schedule of people"),
     (
         "src/rollout/live.rs",
         "steps are taken by a schedule of people; all else of a rollout goes by an Instant",

@@ -109,7 +109,6 @@ impl fmt::Display for Hold {
                 "{have} of {need} endpoints of the candidate have been healthy {probes} times in a row"
             ),
             Self::Preflight => f.write_str("the endpoints are asked what the preflight lists"),
-            Self::PreflightFailed { text } => f.write_str(text),
             Self::StableEndpoints { have, need } => write!(
                 f,
                 "the stable has {have} of {need} endpoints in service, too few to take the traffic back"
@@ -128,7 +127,7 @@ impl fmt::Display for Hold {
             Self::Check { name: Some(name), text } => {
                 write!(f, "the check \"{name}\" has no answer: {text}")
             }
-            Self::Check { name: None, text } => f.write_str(text),
+            Self::PreflightFailed { text } | Self::Check { name: None, text } => f.write_str(text),
             Self::Doubt { criterion, probability } => write!(
                 f,
                 "a doubt, {criterion}: a healthy candidate looks like this with a probability of at most {:.2} %; it grows to a verdict or fades",
