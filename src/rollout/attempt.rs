@@ -12,8 +12,6 @@ use super::{
     dial::{Dial, Reading, Side, Turns, is_candidates},
     mirror::Copies,
 };
-use tokio::runtime::Handle;
-
 use crate::types::{ClientNetwork, Name, Percent};
 
 /// What makes an attempt.
@@ -38,13 +36,11 @@ pub struct Attempt {
     counters: Counters,
     clients: ClientFailures,
     copies: Copies,
-    /// Where copies are sent from.
-    handle: Handle,
 }
 
 impl Attempt {
     /// An attempt in which the candidate has nothing yet.
-    pub fn new(key: AttemptKey, now: Instant, handle: Handle) -> Self {
+    pub fn new(key: AttemptKey, now: Instant) -> Self {
         Self {
             key,
             dial: Dial::default(),
@@ -52,7 +48,6 @@ impl Attempt {
             counters: Counters::new(),
             clients: ClientFailures::new(now),
             copies: Copies::default(),
-            handle,
         }
     }
 
@@ -98,10 +93,6 @@ impl Attempt {
     /// What is known of copies.
     pub(super) fn copies(&self) -> &Copies {
         &self.copies
-    }
-
-    pub(super) fn handle(&self) -> &Handle {
-        &self.handle
     }
 
     /// Takes everything back from the candidate, at once; nothing else is done before it.

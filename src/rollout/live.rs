@@ -136,9 +136,7 @@ impl Live {
 
     /// The live state of an attempt.
     pub fn attempt(&self, key: AttemptKey) -> Arc<Attempt> {
-        self.attempts.get_or_insert_with(key.clone(), || {
-            Attempt::new(key, Instant::now(), self.handle.clone())
-        })
+        self.attempts.get_or_insert_with(key.clone(), || Attempt::new(key, Instant::now()))
     }
 
     /// The key of cookies, once there is one.
@@ -191,6 +189,8 @@ impl Live {
             for (name, gone) in before {
                 inner.kept.insert(name, gone.machine.keep());
             }
+            let Inner { kept, rollouts, .. } = &mut *inner;
+            kept::bound(kept, |name| rollouts.contains_key(name));
         }
         self.tell(&events);
         // That a rollout was there is worth knowing too: its next revision starts by itself.

@@ -11,30 +11,9 @@ use super::{
 };
 use crate::{
     policy::{Conditions, WrittenConditions},
-    types::{KeyPath, Name, Problems, RawStickyCookie, defaults, did_you_mean},
+    types::{GRPC_STATUSES, KeyPath, Name, Problems, RawStickyCookie, defaults, did_you_mean},
     upstream::RawStatuses,
 };
-
-/// Statuses of gRPC by their number (gRPC, "Status codes and their use in gRPC").
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 impl RawRollout {
     /// Parses it; `None` where it has no stable. That its upstreams exist is checked elsewhere.

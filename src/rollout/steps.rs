@@ -99,7 +99,7 @@ fn read(text: &str) -> Result<Step, String> {
             let part = word.parse::<HumanDuration>().map_err(|_| {
                 format!("\"{word}\" is neither a duration, nor a number of requests, nor `pause`")
             })?;
-            step.duration += part.0;
+            step.duration = step.duration.saturating_add(part.0);
         }
     }
     Ok(step)
@@ -134,6 +134,12 @@ mod tests {
         assert_eq!((read[1].requests, read[0].pause, read[1].pause), (2_000, true, false));
         let usual = parse(None, &KeyPath::of(&["steps"]), &mut Problems::new());
         assert_eq!(usual.len(), defaults::CANARY_STEPS.len());
+    }
+
+    #[test]
+    fn a_step_for_ever_is_one() {
+        let long = "213503982334d ".repeat(2_000);
+        assert_eq!(steps(&format!("[\"10% {long}\"]")).unwrap()[0].duration, Duration::MAX);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 
+use crate::types::GRPC_STATUSES;
+
 use super::probe::{ProbeError, USER_AGENT};
 
 const PATH: &str = "/grpc.health.v1.Health/Check";
@@ -158,28 +160,9 @@ fn words(value: Option<&HeaderValue>) -> String {
     format!(": {}", text.chars().take(MAX_WORDS).collect::<String>())
 }
 
-/// Names of the status codes (gRPC, "Status codes and their use in gRPC").
 fn name(code: u32) -> &'static str {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    usize::try_from(code).ok().and_then(|code| NAMES.get(code)).copied().unwrap_or("(no such code)")
+    let place = usize::try_from(code).ok();
+    place.and_then(|place| GRPC_STATUSES.get(place)).copied().unwrap_or("(no such code)")
 }
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ impl Machine {
             return;
         }
         if !self.progress.is_paused {
-            self.progress.passed += passed;
+            self.progress.passed = self.progress.passed.saturating_add(passed);
         }
         let needed = self.blue_green().map_or(Duration::ZERO, |plan| plan.watch);
         let passed = self.progress.passed;

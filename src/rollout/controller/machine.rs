@@ -118,7 +118,7 @@ impl Machine {
     ) -> Self {
         let settings = settings_of(&plan, routes.len());
         let is_unknown = kept.is_none();
-        let progress = kept.unwrap_or_default();
+        let progress = kept.unwrap_or_default().within_bounds();
         let restored =
             progress.analysis.as_ref().and_then(|saved| Analysis::restore(&settings, saved));
         let mut machine = Self {
@@ -140,7 +140,9 @@ impl Machine {
             wall: wall.as_second(),
             events: Vec::new(),
         };
-        machine.progress.compared_before += machine.analysis.compared();
+        let compared = machine.analysis.compared();
+        machine.progress.compared_before =
+            machine.progress.compared_before.saturating_add(compared);
         machine.take_plan();
         machine.begin_window(now);
         machine.is_unknown = false;

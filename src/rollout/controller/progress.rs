@@ -139,7 +139,20 @@ pub(in crate::rollout) struct Progress {
     pub(super) analysis: Option<Saved>,
 }
 
+/// No step or watch is counted for longer, and no more requests are.
+const MOST_PASSED: Duration = Duration::from_hours(24 * 365 * 100);
+const MOST_COMPARED: u64 = 1 << 62;
+const MOST_STEP: usize = 1 << 16;
+
 impl Progress {
+    /// What was read from disk may be anybody's work: no number in it is so large that it could not be counted on.
+    pub(super) fn within_bounds(mut self) -> Self {
+        self.passed = self.passed.min(MOST_PASSED);
+        self.compared_before = self.compared_before.min(MOST_COMPARED);
+        self.step = self.step.min(MOST_STEP);
+        self
+    }
+
     /// Remembers how an attempt ended.
     pub(super) fn remember(&mut self, revision: Name, ended: Ended, live: Option<Name>) {
         self.past.retain(|past| past.revision != revision);

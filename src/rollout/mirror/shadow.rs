@@ -7,7 +7,6 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tokio::runtime::Handle;
 
 use super::{
     Copies, Kind, Skipped,
@@ -57,7 +56,6 @@ pub struct Shadow {
     host: Option<HeaderValue>,
     step: u32,
     client: Client,
-    handle: Handle,
     /// Bytes held of [`super::MOST_HELD`].
     held: usize,
     head: Option<Head>,
@@ -104,7 +102,6 @@ impl Shadow {
             host,
             step,
             client,
-            handle: assignment.attempt().handle().clone(),
             held: 0,
             head: None,
             body: Vec::new(),
@@ -177,8 +174,8 @@ impl Shadow {
         if !self.assignment.attempt().reading().is_mirrored {
             return self.give_up(Skipped::Over);
         }
-        let handle = self.handle.clone();
-        handle.spawn(self.go());
+        // On the worker of its request: what drives probes and verdicts is not to wait for it.
+        tokio::spawn(self.go());
     }
 
     async fn go(mut self) {

@@ -200,3 +200,26 @@ fn revisions_of_long_ago_are_forgotten_and_no_others() {
         (Some(Ended::TakenBack), Some(Ended::TakenBack), None)
     );
 }
+
+#[test]
+fn numbers_of_anybody_are_no_harm() {
+    for phase in
+        [Phase::Step, Phase::Ready, Phase::Mirror, Phase::Promoted, Phase::Live, Phase::Watch]
+    {
+        let kept = Progress {
+            phase,
+            revision: Some("r1".parse().unwrap()),
+            step: usize::MAX,
+            share: u32::MAX,
+            passed: Duration::MAX,
+            compared_before: u64::MAX,
+            ..Progress::default()
+        };
+        for text in [CANARY, BLUE_GREEN] {
+            let mut bench = Bench::new(text, Some(kept.clone()));
+            bench.serve(100, 0);
+            bench.adopt(text, 2);
+            bench.serve(100, 0);
+        }
+    }
+}
