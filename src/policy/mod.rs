@@ -32,8 +32,8 @@ pub use concurrency::{Concurrency, ConcurrencyConfig, Per, RawConcurrency};
 pub use conditions::{Conditions, RawValueMatch, RequestView, ValueMatch, WrittenConditions};
 pub use config::{PLANNED_KINDS, PolicyConfig, RawPolicy};
 pub use experiment::{
-    Experiment, ExperimentConfig, ExperimentKey, LiveExperiments, PlaceOf, RawExperiment,
-    RawExperimentKey, RawSegment, RawSegmentVariant, Switched,
+    Experiment, ExperimentConfig, LiveExperiments, PlaceOf, RawExperiment, RawExperimentKey,
+    RawSegment, RawSegmentVariant, Switched,
 };
 pub use fault::{
     Fault, FaultConfig, RawFault, RawFaultAbort, RawFaultDelay, RawFaultMatch, RawFaultSlowBody,

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{error, info, warn};
@@ -22,12 +21,11 @@ use super::{
     attempt::{Attempt, AttemptKey},
     controlled::{Controlled, Plan},
     controller::{Command, Event, EventKind, Refused},
-    cookie::CookieKey,
     kept::{self, Kept},
     status::RolloutStatus,
 };
 use crate::{
-    state::Registry,
+    state::{EdgeSecret, NumberKey, NumberSigner, Registry},
     types::{Name, did_you_mean},
 };
 
@@ -63,7 +61,8 @@ pub struct Live {
     began: Instant,
     handle: Handle,
     attempts: Registry<AttemptKey, Attempt>,
-    cookie_key: Arc<ArcSwapOption<CookieKey>>,
+    /// What cookies of the next generation are signed with.
+    cookie_key: Mutex<Option<NumberKey>>,
     inner: Mutex<Inner>,
     wake: Notify,
     saving: tokio::sync::Mutex<()>,
@@ -97,7 +96,7 @@ impl Live {
             began: Instant::now(),
             handle,
             attempts: Registry::new(),
-            cookie_key: Arc::default(),
+            cookie_key: Mutex::default(),
             wake: Notify::new(),
             saving: tokio::sync::Mutex::default(),
             is_stopped: AtomicBool::new(true),
@@ -139,14 +138,18 @@ impl Live {
         self.attempts.get_or_insert_with(key.clone(), || Attempt::new(key, Instant::now()))
     }
 
-    /// The key of cookies, once there is one.
-    pub fn cookie_key(&self) -> &Arc<ArcSwapOption<CookieKey>> {
-        &self.cookie_key
+    /// What signs the cookies of an attempt: the number that a client was dealt by, worth nothing for another revision. `None`
+    /// where there is no key.
+    pub fn cookies(&self, attempt: &AttemptKey) -> Option<NumberSigner> {
+        let key = self.cookie_key.lock().unwrap_or_else(PoisonError::into_inner);
+        let revision = attempt.revision.as_deref().unwrap_or_default();
+        Some(key.as_ref()?.signer(&[&attempt.rollout, revision]))
     }
 
-    /// Takes the key of cookies.
-    pub fn set_cookie_key(&self, key: CookieKey) {
-        self.cookie_key.store(Some(Arc::new(key)));
+    /// The key of the cookies of attempts that are attached from here on. Those before keep theirs.
+    pub fn set_secret(&self, secret: &EdgeSecret) {
+        let key = NumberKey::of(secret, "rollout cookies, version 1");
+        *self.cookie_key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
     }
 
     /// Drops attempts that nothing has used for ten minutes.

@@ -8,7 +8,6 @@ pub mod checks;
 mod clients;
 mod controlled;
 mod controller;
-mod cookie;
 mod counters;
 mod dial;
 mod kept;
@@ -27,7 +26,6 @@ mod trial;
 pub use attempt::{Attempt, AttemptKey};
 pub use controlled::Plan;
 pub use controller::{Command, Event, EventKind, Hold, Phase, Refused};
-pub use cookie::CookieKey;
 pub use dial::{Reading, Side};
 pub use live::{CommandError, Listener, Live};
 pub use mirror::{

@@ -9,18 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
 use http::{HeaderMap, StatusCode};
 
 use super::{
     attempt::Attempt,
-    cookie::CookieKey,
     counters::Outcome,
     dial::{Side, is_candidates, mix},
     plan::{RolloutConfig, Sticky},
 };
 use crate::{
     policy::{HashKey, RequestView},
+    state::NumberSigner,
     types::ClientNetwork,
 };
 
@@ -33,7 +32,8 @@ pub struct Assignment {
     stratum: usize,
     /// What a client's hash is mixed with: another revision deals anew.
     seed: u64,
-    cookie_key: Arc<ArcSwapOption<CookieKey>>,
+    /// What its cookies are signed with, where there is a key for them.
+    cookies: Option<NumberSigner>,
 }
 
 /// Where a request goes.
@@ -59,12 +59,12 @@ impl Assignment {
         attempt: Arc<Attempt>,
         config: Arc<RolloutConfig>,
         stratum: usize,
-        cookie_key: Arc<ArcSwapOption<CookieKey>>,
+        cookies: Option<NumberSigner>,
     ) -> Self {
         let key = attempt.key();
         let revision = key.revision.as_deref().unwrap_or_default();
         let seed = HashKey::hash(format!("{}\0{revision}", key.rollout).as_bytes());
-        Self { attempt, config, stratum, seed, cookie_key }
+        Self { attempt, config, stratum, seed, cookies }
     }
 
     /// The plan.
@@ -167,14 +167,12 @@ impl Assignment {
 
     /// The number in the client's cookie, or a new one with its cookie.
     fn number_of_cookie(&self, cookie: Option<&str>, dealt: &mut Dealt) -> Option<u64> {
-        let key = self.cookie_key.load();
-        let key = key.as_ref()?;
-        let attempt = self.attempt.key();
-        if let Some(number) = cookie.and_then(|value| key.decode(attempt, value)) {
+        let signer = self.cookies.as_ref()?;
+        if let Some(number) = cookie.and_then(|value| signer.read(value)) {
             return Some(number);
         }
         let number = self.attempt.next_number();
-        dealt.cookie = Some(key.encode(attempt, number));
+        dealt.cookie = Some(signer.sign(number));
         Some(number)
     }
 

@@ -117,7 +117,7 @@ impl Live {
         let config = blueprint.config;
         let mut routes = RolloutRoutes::default();
         let access_log = self.access_log(&config.access_log).map_err(AttachError::AccessLog)?;
-        self.key_experiments(&config, blueprint.shared_secret.as_ref());
+        self.key_routes(&config, blueprint.shared_secret.as_ref());
         let mut sites = Vec::with_capacity(blueprint.sites.len());
         let mut bindings = Vec::with_capacity(blueprint.sites.len());
         for site in blueprint.sites {
@@ -126,7 +126,7 @@ impl Live {
         }
         // Nothing can fail from here on.
         self.upstreams.configure(&config.dns);
-        self.key_cookies(&config, blueprint.shared_secret);
+        self.key_upstreams(&config, blueprint.shared_secret);
         let upstreams: Vec<_> = blueprint
             .upstreams
             .into_iter()

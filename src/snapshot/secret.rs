@@ -8,8 +8,8 @@ use tracing::warn;
 use super::Live;
 use crate::{
     config::Config,
-    policy::{ExperimentKey, PlaceOf},
-    rollout::CookieKey,
+    policy::PlaceOf,
+    rollout::Sticky,
     state::{EdgeSecret, EdgeSecretError, MIN_SHARED_SECRET, read_secret},
     telemetry::webhooks::WebhookUrl,
     types::{KeyPath, Problems, Secret, SecretSource},
@@ -63,34 +63,35 @@ pub(super) fn warn_of_unread(config: &Config, problems: &mut Problems) {
 }
 
 impl Live {
-    /// Gives upstreams with sticky sessions, and rollouts, the keys of their cookies.
-    pub(super) fn key_cookies(&self, config: &Config, shared: Option<EdgeSecret>) {
-        let has_sticky_rollout = config
-            .rollouts
-            .iter()
-            .any(|rollout| matches!(rollout.sticky, Some(crate::rollout::Sticky::Cookie(_))));
-        if !has_sticky_rollout && config.upstreams.iter().all(|upstream| upstream.sticky.is_none())
-        {
+    /// Gives upstreams with sticky sessions the key of their cookies.
+    pub(super) fn key_upstreams(&self, config: &Config, shared: Option<EdgeSecret>) {
+        if config.upstreams.iter().all(|upstream| upstream.sticky.is_none()) {
             return;
         }
         match shared.map_or_else(|| self.own_secret(), Ok) {
-            Ok(secret) => {
-                self.upstreams.set_sticky_key(StickyKey::of(&secret));
-                self.rollouts.set_cookie_key(CookieKey::of(&secret));
-            }
+            Ok(secret) => self.upstreams.set_sticky_key(StickyKey::of(&secret)),
             Err(error) => warn!(%error, "no sticky sessions: there is no key for their cookies"),
         }
     }
 
-    /// Gives experiments with sticky cookies the key of these. Those of the generation in force keep theirs.
-    pub(super) fn key_experiments(&self, config: &Config, shared: Option<&EdgeSecret>) {
+    /// Gives rollouts and experiments with cookies the keys of these. Those of the generation in force keep theirs.
+    pub(super) fn key_routes(&self, config: &Config, shared: Option<&EdgeSecret>) {
         let mut experiments = config.policies.iter().flat_map(|policy| &policy.experiment);
-        if !experiments.any(|experiment| matches!(experiment.place, PlaceOf::Cookie(_))) {
+        let mut rollouts = config.rollouts.iter();
+        if !experiments.any(|experiment| matches!(experiment.place, PlaceOf::Cookie(_)))
+            && !rollouts.any(|rollout| matches!(rollout.sticky, Some(Sticky::Cookie(_))))
+        {
             return;
         }
         match shared.cloned().map_or_else(|| self.own_secret(), Ok) {
-            Ok(secret) => self.policies.experiments.set_key(ExperimentKey::of(&secret)),
-            Err(error) => warn!(%error, "experiments with cookies deal nobody: there is no key"),
+            Ok(secret) => {
+                self.policies.experiments.set_secret(&secret);
+                self.rollouts.set_secret(&secret);
+            }
+            Err(error) => warn!(
+                %error,
+                "experiments with cookies deal nobody, and rollouts keep nobody: there is no key"
+            ),
         }
     }
 

@@ -40,7 +40,7 @@ impl Live {
             let forward = self.attach_forward(forward);
             let attempt = attempt_of(&split.rollout).map(|key| self.rollouts.attempt(key));
             attempt.map(|attempt| {
-                let key = self.rollouts.cookie_key().clone();
+                let key = self.rollouts.cookies(attempt.key());
                 let assignment = Assignment::new(attempt, split.rollout.clone(), number, key);
                 (forward, Arc::new(assignment))
             })

@@ -6,9 +6,11 @@ pub mod archive;
 mod edge_secret;
 mod registry;
 mod secret;
+mod signed_number;
 mod store;
 
 pub use edge_secret::{EdgeSecret, EdgeSecretError, MIN_SHARED_SECRET};
 pub use registry::Registry;
 pub use secret::{SecretError, read_secret};
+pub use signed_number::{NumberKey, NumberSigner};
 pub use store::{Mode, StoreError, read_versioned, write_atomically, write_versioned};

@@ -5,12 +5,9 @@
 //! tell. Here a head goes on when all of it is in order, a body as far as it is in order; from the first fault on, the
 //! connection only fails ([`MalformedAnswer`]), so that it is never used again.
 //!
-//! Pingora has no door for an I/O type of ours on this side but its connector for custom protocols, which may also give
-//! it a connection to speak HTTP/1.1 on, with TLS of our own (`secured.rs`). [`judge_answers`] marks a peer for it; peers without the mark go the usual way. So
-//! go those that are offered HTTP/2 too: the first that takes HTTP/1.1 in its place is connected to anew, with the mark.
+//! How Pingora comes to use them: `judged_connector.rs`.
 
 use std::{
-    any::Any,
     fmt, io,
     pin::Pin,
     sync::Arc,
@@ -20,28 +17,17 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
-use pingora_core::{
-    connectors::{
-        ConnectorOptions, TransportConnector,
-        http::custom::{Connection, Connector},
-    },
-    protocols::{
-        ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-        Stream, TimingDigest, UniqueID, UniqueIDType,
-        raw_connect::ProxyDigest,
-        tls::{CustomALPN, SslDigest},
-    },
-    upstreams::peer::{HttpPeer, Peer, Scheme},
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
+    Stream, TimingDigest, UniqueID, UniqueIDType, raw_connect::ProxyDigest, tls::SslDigest,
 };
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use super::{carried::Carried, gates::OpenConnection, secured::Security};
+use super::gates::OpenConnection;
 use crate::framing::{Body, Fault, ResponseBody, ResponseHead};
 
-/// The mark of a peer. It is never sent: the connector offers HTTP/1.1 in its place.
-const MARK: &[u8] = b"judged";
 /// How much room there is for each read of a head that did not come at once.
 const HEAD_ROOM: usize = 4 << 10;
 /// Bytes that one read takes at most. Pingora keeps eight reads for a client that is slow, and would take 64 KiB with each.
@@ -61,90 +47,8 @@ impl MalformedAnswer {
     }
 }
 
-/// Marks a peer of HTTP/1.1, so that its answers are judged; says whether it is one. Others stay as they are: HTTP/2, and
-/// those that are offered both. Of the latter `took_http1` says that they are known to take HTTP/1.1.
-pub fn judge_answers(peer: &mut HttpPeer, took_http1: bool) -> bool {
-    let is_http1 = match peer.options.alpn {
-        ALPN::H1 => true,
-        ALPN::H2H1 => took_http1,
-        _ => false,
-    };
-    if is_http1 {
-        peer.options.alpn = ALPN::Custom(CustomALPN::new(MARK.to_vec()));
-    }
-    is_http1
-}
-
-/// Makes connections to marked peers.
-pub struct JudgedConnector {
-    transport: TransportConnector,
-}
-
-impl JudgedConnector {
-    /// A connector with these settings. It keeps no connections: Pingora's own pool does.
-    pub fn new(mut options: ConnectorOptions) -> Self {
-        options.keepalive_pool_size = 1;
-        Self { transport: TransportConnector::new(Some(options)) }
-    }
-
-    /// A connection above TLS, within the time that connecting may take.
-    async fn secured(&self, mut peer: HttpPeer, security: Option<Arc<Security>>) -> Result<Stream> {
-        // A peer with TLS is never connected to without.
-        let security = security.ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
-        peer.scheme = Scheme::HTTP;
-        let connecting = async { security.connect(self.transport.new_stream(&peer).await?).await };
-        let Some(limit) = peer.options.total_connection_timeout else { return connecting.await };
-        tokio::time::timeout(limit, connecting).await.unwrap_or_else(|_| {
-            let within = format!("no TLS within {limit:?}");
-            Err(Error::explain(ErrorType::ConnectTimedout, within).into_up())
-        })
-    }
-}
-
-#[async_trait]
-impl Connector for JudgedConnector {
-    type Session = ();
-
-    async fn get_http_session<P: Peer + Send + Sync + 'static>(
-        &self,
-        peer: &P,
-    ) -> Result<(Connection<()>, bool)> {
-        let peer: &dyn Any = peer;
-        // The engine has no other kind.
-        let peer = peer.downcast_ref::<HttpPeer>();
-        let mut peer = peer.ok_or_else(|| Error::new_in(ErrorType::InternalError))?.clone();
-        peer.options.alpn = ALPN::H1;
-        let Carried { security, connections } = Carried::of(&peer);
-        let counted = match connections.map(|connections| connections.open()).transpose() {
-            Ok(counted) => counted,
-            Err(error) => {
-                return Err(Error::because(ErrorType::ConnectError, "a limit", error).into_up());
-            }
-        };
-        let stream = if peer.is_tls() {
-            self.secured(peer, security).await?
-        } else {
-            self.transport.new_stream(&peer).await?
-        };
-        let stream = JudgedStream { counted, ..JudgedStream::new(stream) };
-        Ok((Connection::Stream(Box::new(stream)), false))
-    }
-
-    async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, _peer: &P) -> Option<()> {
-        None
-    }
-
-    async fn release_http_session<P: Peer + Send + Sync + 'static>(
-        &self,
-        _session: (),
-        _peer: &P,
-        _idle_timeout: Option<Duration>,
-    ) {
-    }
-}
-
 /// A connection to an endpoint.
-struct JudgedStream<S = Stream> {
+pub(super) struct JudgedStream<S = Stream> {
     io: S,
     /// Its place among the connections of the upstream.
     counted: Option<OpenConnection>,
@@ -171,6 +75,8 @@ enum Reading {
     Ended,
     /// It has ended, and more came: this connection is of no use.
     Spent,
+    /// The head of a 101 has come, and has not gone on.
+    Switched,
     /// Bytes pass unread, after 101.
     Open,
     /// The answer is malformed.
@@ -178,10 +84,10 @@ enum Reading {
 }
 
 impl<S> JudgedStream<S> {
-    fn new(io: S) -> Self {
+    pub(super) fn new(io: S, counted: Option<OpenConnection>) -> Self {
         Self {
             io,
-            counted: None,
+            counted,
             reading: Reading::Idle,
             head: ResponseHead::default(),
             is_for_head: false,
@@ -239,7 +145,7 @@ impl<S> JudgedStream<S> {
                     }
                     return taken;
                 }
-                Reading::Open | Reading::Idle => return bytes.len(),
+                Reading::Switched | Reading::Open | Reading::Idle => return bytes.len(),
                 Reading::Spent | Reading::Broken(_) => return taken,
             }
         }
@@ -255,9 +161,18 @@ impl<S> JudgedStream<S> {
                 self.informational += 1;
                 Reading::Head
             }
-            ResponseBody::Protocol => Reading::Open,
+            ResponseBody::Protocol => Reading::Switched,
             ResponseBody::Body(body) => Reading::Body(body),
         }
+    }
+
+    /// Whether the present bytes end the head of a 101. True once.
+    fn has_switched(&mut self) -> bool {
+        let has = self.reading == Reading::Switched;
+        if has {
+            self.reading = Reading::Open;
+        }
+        has
     }
 
     /// Gives Pingora what was held and judged.
@@ -270,6 +185,13 @@ impl<S> JudgedStream<S> {
             self.held = BytesMut::new();
         }
     }
+}
+
+/// Lets everything else of the request go first. A 101 that is there before Pingora has taken note of the request's end would
+/// make it take that end for the end of what was switched to, and close it.
+fn yield_once(cx: &Context<'_>) -> Poll<io::Result<()>> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for JudgedStream<S> {
@@ -291,7 +213,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for JudgedStream<S> {
                 Reading::Spent => return Poll::Ready(Ok(())),
                 // Pingora reads behind an answer only to see whether the connection may be used again.
                 Reading::Ended => this.reading = Reading::Idle,
-                Reading::Idle | Reading::Head | Reading::Body(_) | Reading::Open => {}
+                Reading::Idle
+                | Reading::Head
+                | Reading::Body(_)
+                | Reading::Switched
+                | Reading::Open => {}
             }
             if this.held.is_empty() {
                 let before = buf.filled().len();
@@ -303,6 +229,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for JudgedStream<S> {
                 let taken = this.judge(new);
                 if this.reading == Reading::Head {
                     this.held.extend_from_slice(new.get(taken..).unwrap_or_default());
+                }
+                if this.has_switched() {
+                    this.held.extend_from_slice(new.get(..taken).unwrap_or_default());
+                    this.judged = taken;
+                    buf.set_filled(before);
+                    return yield_once(cx);
                 }
                 buf.set_filled(before + taken);
                 if taken > 0 {
@@ -319,6 +251,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for JudgedStream<S> {
                     held.truncate(this.judged);
                 }
                 this.held = held;
+                if this.has_switched() {
+                    return yield_once(cx);
+                }
             }
         }
     }
@@ -423,7 +358,7 @@ impl GetSocketDigest for JudgedStream {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::{collections::VecDeque, task::Waker};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -481,7 +416,7 @@ mod tests {
         size: usize,
         room: usize,
     ) -> (Vec<u8>, Option<Fault>) {
-        let mut stream = JudgedStream::new(Pieces::of(text, size));
+        let mut stream = JudgedStream::new(Pieces::of(text, size), None);
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut all = Vec::new();
         let mut buf = vec![0; room];
@@ -520,6 +455,23 @@ mod tests {
         assert_eq!(read, (head.as_bytes().to_vec(), None));
     }
 
+    #[test]
+    fn what_was_switched_to_begins_when_all_else_had_its_turn() {
+        let text = b"HTTP/1.1 101 Switching\r\n\r\nhello";
+        for size in [9, text.len()] {
+            let mut stream = JudgedStream::new(Pieces::of(text, size), None);
+            stream.saw_request(b"GET / HTTP/1.1\r\n\r\n");
+            let mut context = Context::from_waker(Waker::noop());
+            let mut room = [0; 100];
+            let mut buf = ReadBuf::new(&mut room);
+            let mut stream = Pin::new(&mut stream);
+            assert!(stream.as_mut().poll_read(&mut context, &mut buf).is_pending());
+            assert!(buf.filled().is_empty());
+            assert!(stream.as_mut().poll_read(&mut context, &mut buf).is_ready());
+            assert_eq!(&buf.filled()[..26], &text[..26]);
+        }
+    }
+
     #[tokio::test]
     async fn nothing_behind_a_fault_or_an_end_gets_through() {
         let get = "GET / HTTP/1.1\r\n\r\n";
@@ -540,7 +492,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_is_kept_takes_another_request() {
         let (near, mut endpoint) = tokio::io::duplex(1_000);
-        let mut stream = JudgedStream::new(near);
+        let mut stream = JudgedStream::new(near, None);
         for method in ["GET", "HEAD", "GET"] {
             let request = format!("{method} / HTTP/1.1\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();

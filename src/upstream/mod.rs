@@ -26,6 +26,7 @@ mod grpc_health;
 mod hash_config;
 mod health;
 mod judged;
+mod judged_connector;
 mod keep_alive;
 mod keeper;
 mod latency;
@@ -84,7 +85,8 @@ pub use fights::warn_of_tries;
 pub use gates::{GateStatus, OpenConnection, TooManyConnections};
 pub use hash_config::{HashConfig, RawHash};
 pub use health::Verdict;
-pub use judged::{JudgedConnector, MalformedAnswer, judge_answers};
+pub use judged::MalformedAnswer;
+pub use judged_connector::{JudgedConnector, judge_answers};
 pub use keep_alive::parse_keep_alive;
 pub use limits_config::{
     LimitsConfig, RawAdaptive, RawAdaptiveTable, RawBreaker, RawBreakerTable, RawLimits,

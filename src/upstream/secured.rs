@@ -2,7 +2,7 @@
 //!
 //! Pingora builds a client configuration for each connection where a peer has authorities or a certificate of its own, so
 //! that no session is ever resumed. Here all connections of an upstream share one. It comes with the peer (`carried.rs`) and
-//! is taken by our connector (`judged.rs`). Connections that may be HTTP/2 stay
+//! is taken by our connector (`judged_connector.rs`). Connections that may be HTTP/2 stay
 //! with Pingora, whose pool takes them from nobody else.
 
 use std::{

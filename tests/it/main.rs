@@ -68,8 +68,6 @@ mod retries;
 mod rollout_analysis;
 mod rollout_checks;
 mod rollouts;
-mod rollouts_mirror;
-mod rollouts_preflight;
 mod routing;
 mod service_manager;
 mod shutdown;

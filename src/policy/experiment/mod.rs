@@ -22,21 +22,20 @@ use http::{HeaderName, HeaderValue};
 use self::{
     config::reads_like,
     deal::Deal,
-    place::{Places, Signer},
+    place::Places,
     switches::{Switch, Switches},
 };
 pub use self::{
     config::{
         ExperimentConfig, PlaceOf, RawExperiment, RawExperimentKey, RawSegment, RawSegmentVariant,
     },
-    place::ExperimentKey,
     switches::Switched,
 };
 use super::{
     Conditions, Flow, Place, Policy, PolicyContext, RequestHead, RequestView, Step, WireName,
 };
 use crate::{
-    state::StoreError,
+    state::{EdgeSecret, NumberKey, NumberSigner, StoreError},
     telemetry::metrics::{DealtBy, Metrics, VariantMetrics},
     types::{Name, StickyCookie},
 };
@@ -47,7 +46,7 @@ pub struct LiveExperiments {
     metrics: Arc<Metrics>,
     switches: Switches,
     /// What cookies of the next generation are signed with.
-    key: Mutex<Option<ExperimentKey>>,
+    key: Mutex<Option<NumberKey>>,
 }
 
 impl LiveExperiments {
@@ -57,7 +56,8 @@ impl LiveExperiments {
     }
 
     /// The key of the cookies of experiments that are attached from here on. Those before keep theirs.
-    pub fn set_key(&self, key: ExperimentKey) {
+    pub fn set_secret(&self, secret: &EdgeSecret) {
+        let key = NumberKey::of(secret, "experiment cookies, version 1");
         *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
     }
 
@@ -145,7 +145,7 @@ impl Policy for Experiment {
             PlaceOf::Key(_) => None,
             PlaceOf::Cookie(cookie) => {
                 let key = live.key.lock().unwrap_or_else(PoisonError::into_inner);
-                key.as_ref().map(|key| (Signer::new(key, name, &config.salt), cookie.clone()))
+                key.as_ref().map(|key| (key.signer(&[name, &config.salt]), cookie.clone()))
             }
         };
         let metrics = |(variant, _): &(Name, _)| live.metrics.variant(name, variant);
@@ -166,7 +166,7 @@ struct Attached {
     /// By variant.
     exposures: Vec<Arc<VariantMetrics>>,
     /// Where places are in cookies. Not there where there is no key for them: then only segments lead to variants.
-    cookie: Option<(Signer, StickyCookie)>,
+    cookie: Option<(NumberSigner, StickyCookie)>,
 }
 
 impl Policy for Attached {

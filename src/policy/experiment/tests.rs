@@ -20,7 +20,7 @@ fn config(text: &str) -> Arc<ExperimentConfig> {
 fn live() -> Live {
     let live = Live::new(Path::new("/nowhere"), Metrics::new());
     let secret = EdgeSecret::shared(Secret::new(b"a secret that is long enough".to_vec()));
-    live.experiments.set_key(ExperimentKey::of(&secret));
+    live.experiments.set_secret(&secret);
     live
 }
 

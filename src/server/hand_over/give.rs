@@ -58,7 +58,8 @@ impl Core {
         let (channel, taken) = offered.await.map_err(io::Error::other)??;
         self.leave(|label| taken.contains(label));
         // The new process decides from here on, and begins with what this one writes down.
-        self.live.rollouts.stop();
+        let rollouts = self.live.rollouts.clone();
+        spawn_blocking(move || rollouts.stop()).await.map_err(io::Error::other)?;
         info!(process = channel.peer, listeners = taken.len(), "handed over");
         // Before the new process speaks for the service itself.
         self.options.systemd.main_process_is(channel.peer);

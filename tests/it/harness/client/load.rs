@@ -11,7 +11,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use super::{
     failure::{Failure, FailureKind},
@@ -32,6 +32,7 @@ pub struct Load {
     request: Prepared,
     clients: usize,
     pauses: Vec<Duration>,
+    every: Option<Duration>,
     check: Option<Check>,
 }
 
@@ -61,7 +62,7 @@ pub struct RunningLoad {
 
 impl Load {
     pub(super) fn new(client: Client, request: Prepared, clients: usize) -> Self {
-        Self { client, request, clients, pauses: Vec::new(), check: None }
+        Self { client, request, clients, pauses: Vec::new(), every: None, check: None }
     }
 
     /// Each client waits so long between two requests.
@@ -73,6 +74,12 @@ impl Load {
     /// from the beginning.
     pub fn pauses(mut self, pauses: &[Duration]) -> Self {
         self.pauses = pauses.to_vec();
+        self
+    }
+
+    /// Each client begins a request so often, however long the one before took; what it could not begin in time it leaves out.
+    pub fn every(mut self, interval: Duration) -> Self {
+        self.every = Some(interval);
         self
     }
 
@@ -113,14 +120,24 @@ impl Load {
         let start = Instant::now();
         let sent = Arc::new(AtomicU64::new(0));
         let mut clients = JoinSet::new();
-        for _ in 0..self.clients {
+        for place in 0..self.clients {
             let load = self.clone();
             let (sent, is_over) = (Arc::clone(&sent), Arc::clone(&is_over));
             let completed = Arc::clone(&completed);
             clients.spawn(async move {
                 let mut report = LoadReport::new();
                 let mut pauses = load.pauses.iter().cycle();
+                let mut ticks = load.every.map(|every| {
+                    // Not all at once.
+                    let first = every.mul_f64(place as f64 / load.clients as f64);
+                    let mut ticks = tokio::time::interval_at((start + first).into(), every);
+                    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+                    ticks
+                });
                 while !is_over.load(Ordering::SeqCst) && sent.fetch_add(1, Ordering::SeqCst) < n {
+                    if let Some(ticks) = &mut ticks {
+                        ticks.tick().await;
+                    }
                     report.add(load.one().await);
                     completed.fetch_add(1, Ordering::SeqCst);
                     if let Some(pause) = pauses.next() {

@@ -90,6 +90,9 @@ struct Shared {
     is_healthy: AtomicBool,
     is_hanging: watch::Sender<bool>,
     is_resetting: AtomicBool,
+    /// One of so many requests fails; none where it is 0.
+    failing: AtomicU64,
+    failed: AtomicU64,
     /// Grows with each [`Origin::stop`]: web sockets, which outlive their connection's task, end then.
     stops: watch::Sender<u64>,
     requests: AtomicU64,
@@ -143,6 +146,8 @@ impl Origin {
             is_healthy: AtomicBool::new(true),
             is_hanging: watch::Sender::new(false),
             is_resetting: AtomicBool::new(options.reset_before_head),
+            failing: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
             stops: watch::Sender::new(0),
             requests: AtomicU64::new(0),
             probes: AtomicU64::new(0),
@@ -243,6 +248,16 @@ impl Origin {
     /// Changes the status of its answers.
     pub fn set_status(&self, status: u16) {
         *lock(&self.shared.status) = StatusCode::from_u16(status).expect("a status");
+    }
+
+    /// Fails one of `n` requests with a 500, evenly over time and not by turns; none with 0.
+    pub fn set_failing(&self, n: u64) {
+        self.shared.failing.store(n, Ordering::SeqCst);
+    }
+
+    /// Requests that it has failed by [`Self::set_failing`].
+    pub fn failed(&self) -> u64 {
+        self.shared.failed.load(Ordering::SeqCst)
     }
 
     /// Changes the time it waits before an answer.

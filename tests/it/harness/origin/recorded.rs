@@ -1,6 +1,6 @@
 //! What an origin remembers of the requests it saw.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{collections::VecDeque, sync::Mutex, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Version, request::Parts};
@@ -16,6 +16,8 @@ const MOST_BODY: usize = 64 << 10;
 /// A request as the origin saw it.
 #[derive(Clone, Debug)]
 pub struct Recorded {
+    /// When its head had come.
+    pub at: SystemTime,
     /// Which it was, from 1.
     pub number: u64,
     /// Which connection it came on, from 1.
@@ -78,6 +80,7 @@ impl Records {
             records.pop_front();
         }
         records.push_back(Recorded {
+            at: SystemTime::now(),
             number,
             connection,
             method: head.method.clone(),

@@ -97,6 +97,10 @@ pub(super) async fn answer(
             if whole { Ok(bodied(shared, behaviour)) } else { Err(Ended) }
         }
     }?;
+    if fails(shared, number) {
+        shared.failed.fetch_add(1, Ordering::SeqCst);
+        response = plain(StatusCode::INTERNAL_SERVER_ERROR, "failed");
+    }
     drop(in_flight);
     let headers = response.headers_mut();
     if let Some(name) = &shared.options.name {
@@ -113,6 +117,14 @@ pub(super) async fn answer(
         headers.append(name, value.clone());
     }
     Ok(response)
+}
+
+/// Whether a request is one of those that [`Origin::set_failing`](super::Origin::set_failing) speaks of: by a hash of its number, so
+/// that nothing else that goes by turns falls in with it.
+fn fails(shared: &Shared, number: u64) -> bool {
+    let one_of = shared.failing.load(Ordering::SeqCst);
+    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    one_of > 0 && hash.wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32 < (1 << 32) / one_of
 }
 
 async fn not_hanging(shared: &Shared) {

@@ -2,29 +2,8 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
-use crate::{
-    assert_eventually,
-    harness::{Edge, Origin, Response},
-};
-
-/// Loopback is a proxy of ours, so that its failures all count.
-const HEAD: &str = r#"
-[server]
-trusted_proxies = ["127.0.0.0/8"]
-
-[sites.shop]
-hosts = ["localhost", "127.0.0.1"]
-rollout = "shop"
-
-[upstreams.v1]
-endpoints = ["{0}"]
-host = "v1.internal"
-
-[upstreams.v2]
-endpoints = ["{1}"]
-"#;
+use super::{HEAD, Shop};
+use crate::{assert_eventually, harness::Origin};
 
 const MIRROR: &str = r#"
 [rollouts.shop]
@@ -35,51 +14,33 @@ preflight = { healthy = 0 }
 mirror = { share = "100%", duration = "1h", timeout = "60s" }
 "#;
 
-struct Shop {
-    edge: Edge,
-    v1: Origin,
-    v2: Origin,
+/// A shop whose mirror has begun.
+fn mirrored(v1: Origin, v2: Origin, rollout: &str) -> Shop {
+    let shop = Shop::of([v1, v2], &[], &format!("{}{rollout}", head()));
+    shop.start_until("mirror");
+    shop
 }
 
-impl Shop {
-    /// Whose mirror has begun.
-    fn mirrored(v1: Origin, v2: Origin, rollout: &str) -> Self {
-        let edge = Edge::start(&[&v1, &v2], &format!("{HEAD}{rollout}"));
-        let shop = Self { edge, v1, v2 };
-        shop.command("start").assert_status(200);
-        assert_eventually!(shop.phase() == "mirror");
-        shop
-    }
+fn plain(rollout: &str) -> Shop {
+    mirrored(answering("one"), answering("one"), rollout)
+}
 
-    fn plain(rollout: &str) -> Self {
-        Self::mirrored(answering("one"), answering("one"), rollout)
-    }
+fn head() -> String {
+    HEAD.replace("[\"{0}\"]", "[\"{0}\"]\nhost = \"v1.internal\"")
+}
 
-    fn command(&self, command: &str) -> Response {
-        self.edge.admin().post(&format!("/v1/rollouts/shop/{command}")).send()
-    }
+fn skipped(shop: &Shop, reason: &str) -> f64 {
+    let labels = [("rollout", "shop"), ("reason", reason)];
+    shop.edge.metric("tidegate_rollout_mirror_skipped_total", labels)
+}
 
-    fn status(&self) -> Value {
-        self.edge.admin().get("/v1/rollouts/shop").send().assert_status(200).json()
-    }
+fn copies_of(shop: &Shop) -> f64 {
+    shop.edge.metric("tidegate_rollout_mirror_copies_total", [("rollout", "shop")])
+}
 
-    fn phase(&self) -> String {
-        self.status()["phase"].as_str().unwrap().to_owned()
-    }
-
-    fn skipped(&self, reason: &str) -> f64 {
-        let labels = [("rollout", "shop"), ("reason", reason)];
-        self.edge.metric("tidegate_rollout_mirror_skipped_total", labels)
-    }
-
-    fn sent(&self) -> f64 {
-        self.edge.metric("tidegate_rollout_mirror_copies_total", [("rollout", "shop")])
-    }
-
-    fn compared(&self) -> [u64; 2] {
-        let status = self.status();
-        ["stable", "candidate"].map(|side| status[side]["requests"].as_u64().unwrap())
-    }
+fn compared(shop: &Shop) -> [u64; 2] {
+    let status = shop.status();
+    ["stable", "candidate"].map(|side| status[side]["requests"].as_u64().unwrap())
 }
 
 fn answering(body: &str) -> Origin {
@@ -88,7 +49,7 @@ fn answering(body: &str) -> Origin {
 
 #[test]
 fn a_copy_is_like_the_request_and_the_client_gets_the_stables_answer() {
-    let shop = Shop::mirrored(answering("one"), answering("two"), MIRROR);
+    let shop = mirrored(answering("one"), answering("two"), MIRROR);
     let answer = shop
         .edge
         .client()
@@ -113,29 +74,29 @@ fn a_copy_is_like_the_request_and_the_client_gets_the_stables_answer() {
     }
     assert_eq!(live.host(), Some("v1.internal"));
     assert!(copy.host().unwrap().starts_with("127.0.0.1:"), "as the client wrote it");
-    assert_eventually!(shop.compared() == [1, 1]);
+    assert_eventually!(compared(&shop) == [1, 1]);
     assert_eq!(shop.status()["candidate"]["share"], 0);
 }
 
 #[test]
 fn a_candidate_that_hangs_delays_nobody_and_copies_are_bounded() {
-    let shop = Shop::plain(&MIRROR.replace("timeout", "max_in_flight = 3, timeout"));
+    let shop = plain(&MIRROR.replace("timeout", "max_in_flight = 3, timeout"));
     shop.v2.hang();
     // All are answered while no copy is.
     shop.edge.client().get("/").times(30).all_status(200);
     assert_eventually!(shop.v2.in_flight() == 3);
-    assert_eq!((shop.v2.requests(), shop.compared()), (3, [0, 0]));
-    assert_eventually!(shop.skipped("in_flight") == 27.0);
+    assert_eq!((shop.v2.requests(), compared(&shop)), (3, [0, 0]));
+    assert_eventually!(skipped(&shop, "in_flight") == 27.0);
     assert_eq!(shop.status()["mirror"]["in_flight"], 3);
     shop.v2.resume();
-    assert_eventually!(shop.compared() == [3, 3]);
+    assert_eventually!(compared(&shop) == [3, 3]);
     shop.edge.client().get("/").send().assert_status(200);
-    assert_eventually!(shop.compared() == [4, 4]);
+    assert_eventually!(compared(&shop) == [4, 4]);
 }
 
 #[test]
 fn a_candidate_that_is_slow_or_down_delays_nobody() {
-    let shop = Shop::plain(&MIRROR.replace("60s", "100ms"));
+    let shop = plain(&MIRROR.replace("60s", "100ms"));
     shop.v2.set_delay(Duration::from_mins(1));
     shop.edge.client().get("/").times(5).all_status(200);
     assert_eventually!(shop.status()["candidate"]["failures"] == 5);
@@ -147,28 +108,28 @@ fn a_candidate_that_is_slow_or_down_delays_nobody() {
     load.stop().assert_all_ok();
     let no_answer = [("rollout", "shop"), ("what", "no_answer")];
     assert!(shop.edge.metric("tidegate_rollout_mirror_differences_total", no_answer) > 5.0);
-    let sent = shop.sent();
+    let sent = copies_of(&shop);
     shop.edge.client().get("/").times(20).all_status(200);
-    assert_eq!(shop.sent(), sent, "no more copies");
+    assert_eq!(copies_of(&shop), sent, "no more copies");
 }
 
 #[test]
 fn a_post_is_copied_only_where_it_is_listed_and_small_enough() {
-    let shop = Shop::plain(MIRROR);
+    let shop = plain(MIRROR);
     let post =
         |size: usize| shop.edge.client().post("/").body("x".repeat(size)).send().assert_status(200);
     post(10);
-    assert_eventually!(shop.skipped("method") == 1.0);
-    assert_eq!((shop.v2.requests(), shop.sent()), (0, 0.0));
+    assert_eventually!(skipped(&shop, "method") == 1.0);
+    assert_eq!((shop.v2.requests(), copies_of(&shop)), (0, 0.0));
     let listed = MIRROR.replace("timeout", "methods = [\"POST\"], max_body = \"1KiB\", timeout");
-    shop.edge.reload_with(&format!("{HEAD}{listed}")).unwrap();
+    shop.edge.reload_with(&format!("{}{listed}", head())).unwrap();
     post(1_024);
     assert_eventually!(shop.v2.requests() == 1);
     assert_eventually!(shop.v2.last_request().body_length == 1_024);
     post(1_025);
-    assert_eventually!(shop.skipped("body") == 1.0);
+    assert_eventually!(skipped(&shop, "body") == 1.0);
     shop.edge.client().get("/").send().assert_status(200);
-    assert_eventually!(shop.skipped("method") == 2.0);
+    assert_eventually!(skipped(&shop, "method") == 2.0);
     assert_eq!(shop.v2.requests(), 1);
 }
 
@@ -178,7 +139,7 @@ fn an_answer_that_differs_is_found_and_told_without_what_is_secret() {
     let json = |text: &str| {
         Origin::builder().header("content-type", "application/json").body(text.to_owned()).start()
     };
-    let shop = Shop::mirrored(
+    let shop = mirrored(
         json("{\"at\":1,\"items\":[{\"price\":5}]}"),
         json("{\"at\":2,\"items\":[{\"price\":6}]}"),
         &MIRROR.replace("timeout", compare),
@@ -199,22 +160,22 @@ fn an_answer_that_differs_is_found_and_told_without_what_is_secret() {
 #[test]
 fn a_candidate_that_answers_alike_goes_on_to_the_canary() {
     let next = "duration = \"100ms\", requests = 60, compare = { body = \"hash\" }, canary = { steps = [\"50% 1h\"] }";
-    let shop = Shop::plain(&MIRROR.replace("duration = \"1h\"", next));
+    let shop = plain(&MIRROR.replace("duration = \"1h\"", next));
     let load = shop.edge.client().get("/").load(4).start();
     assert_eventually!(shop.phase() == "step");
     assert_eventually!(shop.status()["mirror"]["in_flight"] == 0);
-    let sent = shop.sent();
+    let sent = copies_of(&shop);
     let before = shop.v2.requests();
     assert_eventually!(shop.v2.requests() > before + 100);
     load.stop().assert_all_ok();
     assert_eq!(shop.v2.last_request().header("x-tidegate-mirror"), None);
-    assert_eq!(shop.sent(), sent);
+    assert_eq!(copies_of(&shop), sent);
     assert_eq!(shop.status()["candidate"]["failures"], 0);
 }
 
 #[test]
 fn alone_it_ends_ready_and_is_not_promoted() {
-    let shop = Shop::plain(&MIRROR.replace("\"1h\"", "\"100ms\", requests = 60"));
+    let shop = plain(&MIRROR.replace("\"1h\"", "\"100ms\", requests = 60"));
     let load = shop.edge.client().get("/").load(4).start();
     assert_eventually!(shop.phase() == "ready");
     load.stop().assert_all_ok();

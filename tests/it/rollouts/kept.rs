@@ -1,0 +1,91 @@
+//! What was decided outlives the process: restarts, reloads, an upgrade.
+
+use std::{path::Path, time::Duration};
+
+use super::{CANARY, HEAD, PROBES, named, phase, post};
+use crate::{assert_eventually, harness::Edge};
+
+#[test]
+fn what_was_decided_outlives_restarts_and_reloads() {
+    let state = tempfile::tempdir().unwrap();
+    let text = |revision: &str| {
+        let head = HEAD
+            .replace("[server]", &format!("[server]\nstate_dir = \"{}\"", state.path().display()));
+        format!("{head}{PROBES}{}", CANARY.replace("r1", revision))
+    };
+    let (v1, v2) = (named("v1"), named("v2"));
+    let start = |revision: &str| Edge::start(&[&v1, &v2], &text(revision));
+    let served = |edge: &Edge| {
+        let before = v2.requests();
+        edge.client().get("/").times(100).all_status(200);
+        v2.requests() - before
+    };
+    let command = |edge: &Edge, command: &str| post(edge, command).assert_status(200);
+    // In the middle of a rollout.
+    let mut edge = start("r1");
+    command(&edge, "start");
+    assert_eventually!(phase(&edge) == "step");
+    edge.shut_down(false);
+    let mut edge = start("r1");
+    assert_eq!(phase(&edge), "step");
+    assert!((8..=12).contains(&served(&edge)));
+    // Taken back, and the endpoints change.
+    command(&edge, "abort");
+    edge.shut_down(false);
+    let mut edge = start("r1");
+    assert_eq!((phase(&edge).as_str(), served(&edge)), ("aborted", 0));
+    let other = text("r1")
+        .replace("endpoints = [\"{1}\"]", "endpoints = [{ address = \"{1}\", weight = 2 }]");
+    edge.reload_with(&other).unwrap();
+    assert_eq!((phase(&edge).as_str(), served(&edge)), ("aborted", 0));
+    // A new revision starts by itself, also on an edge that was down meanwhile.
+    edge.shut_down(false);
+    let mut edge = start("r2");
+    assert_eventually!(phase(&edge) == "step");
+    command(&edge, "promote");
+    edge.shut_down(false);
+    let edge = start("r2");
+    assert_eq!((phase(&edge).as_str(), served(&edge)), ("promoted", 100));
+    // Back to the configuration from before: that revision was taken back, and stays back.
+    edge.reload_with(&text("r1")).unwrap();
+    assert_eq!((phase(&edge).as_str(), served(&edge)), ("rolled_back", 0));
+    edge.reload_with(&text("r2")).unwrap();
+    assert_eq!((phase(&edge).as_str(), served(&edge)), ("promoted", 100));
+    drop(edge);
+    damage(&state.path().join("rollouts.json"));
+    let edge = start("r2");
+    assert_eq!((phase(&edge).as_str(), served(&edge)), ("not_started", 0), "as the file says");
+    assert!(state.path().join("rollouts.unreadable").exists());
+}
+
+fn damage(path: &Path) {
+    let whole = std::fs::read(path).unwrap();
+    std::fs::write(path, &whole[..whole.len() / 2]).unwrap();
+}
+
+#[test]
+fn a_process_that_takes_over_goes_on_where_the_other_was() {
+    let (v1, v2) = (named("v1"), named("v2"));
+    let slow = named("slow");
+    let probed = "[upstreams.slow]\nendpoints = [\"{2}\"]\nhealth_check = { path = \"/healthz\", interval = \"1h\", timeout = \"30s\" }\n";
+    let mut old = Edge::spawn(&[&v1, &v2, &slow], &format!("{HEAD}{PROBES}{CANARY}{probed}"));
+    let command = |edge: &Edge, command: &str| post(edge, command).assert_status(200);
+    command(&old, "start");
+    assert_eventually!(phase(&old) == "step");
+    assert_eventually!(slow.probes() > 0);
+    let probes = slow.probes();
+    slow.hang();
+    let new = std::thread::scope(|scope| {
+        let old = &old;
+        let starting = scope.spawn(|| old.upgrade());
+        // It has read what there was by now, and waits for the probe before it takes over.
+        assert_eventually!(slow.probes() > probes);
+        command(old, "abort");
+        slow.resume();
+        starting.join().expect("a process that takes over")
+    });
+    assert_eq!(phase(&new), "aborted");
+    new.client().get("/").times(50).all_status(200);
+    assert_eq!(v2.requests(), 0);
+    assert_eq!(old.wait_exit(Duration::from_mins(1)).expect("it ends").code, Some(0));
+}
