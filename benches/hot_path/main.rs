@@ -16,6 +16,7 @@ mod look_up;
 mod paths;
 mod picks;
 mod records;
+mod rollouts;
 
 use criterion::Criterion;
 
@@ -30,5 +31,6 @@ fn main() {
     headers::bench(&mut criterion);
     framing::bench(&mut criterion);
     records::bench(&mut criterion);
+    rollouts::bench(&mut criterion);
     criterion.final_summary();
 }

@@ -276,6 +276,13 @@ fn overview(text: &mut String, rollout: &RolloutStatus) -> std::fmt::Result {
     if let Some(next) = &rollout.next {
         writeln!(text, "next       {}", printable(next))?;
     }
+    if rollout.left_out > 0 {
+        writeln!(
+            text,
+            "left out   {} tries of client networks that failed too often in a minute (analysis.max_client_failures)",
+            rollout.left_out
+        )?;
+    }
     if rollout.file_differs {
         writeln!(
             text,

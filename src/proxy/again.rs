@@ -43,7 +43,9 @@ pub(super) fn connect_failed(
         let is_repeatable = !ctx.tries.was_sent;
         error.set_retry(
             is_repeatable
-                && (goes_elsewhere(ctx) || fallback::take_over(session, ctx, &failure, now)),
+                && (goes_elsewhere(ctx)
+                    || split::other_side(session, ctx, &failure, now)
+                    || fallback::take_over(session, ctx, &failure, now)),
         );
         return error;
     }
@@ -86,6 +88,9 @@ pub(super) fn try_failed(
     let failure = ctx.failure_of(&error);
     ctx.tries.records.end(Some(failure.reason()), now);
     tell(ctx, fault_of(&error, failed, is_over, ctx, now), now);
+    if is_over && ctx.tries.in_all == 1 && !ctx.waits_for_client(now) {
+        ctx.tries.ran_out(now);
+    }
     error.set_retry(goes_on(session, ctx, failed, &failure, now));
     error
 }

@@ -58,13 +58,7 @@ pub(super) fn record(
     }
     settle(ctx, &measured, ended);
     mirror::over(ctx, error.is_none() && !ctx.is_own_answer);
-    if error.is_none() {
-        // An answer without a body has no other end.
-        ctx.tries.ended();
-        if let Some(trial) = &mut ctx.tries.trial {
-            trial.over();
-        }
-    }
+    end_trial(error, ctx, ended);
     let header = session.req_header();
     let lookup = |name: &str| header.headers.get(name).map(http::HeaderValue::as_bytes);
     let head = Head {
@@ -77,6 +71,23 @@ pub(super) fn record(
     // A refusal with its own answer is whole; an answer that broke off has a status that says nothing of it.
     let is_broken = status == 0 || (reason.is_some() && !ctx.is_own_answer);
     write_line(&head, ctx, &measured, is_broken);
+}
+
+/// What a request's end says of the version that it was sent to.
+fn end_trial(error: Option<&Error>, ctx: &mut RequestContext, ended: Instant) {
+    let Some(error) = error else {
+        // An answer without a body has no other end.
+        ctx.tries.ended(ended);
+        if let Some(trial) = &mut ctx.tries.trial {
+            trial.over(ended);
+        }
+        return;
+    };
+    let is_clients = *error.esource() == ErrorSource::Downstream && !ctx.waits_for_client(ended);
+    let since = ctx.tries.sent.or(ctx.tries.began);
+    if let (true, Some(trial), Some(since)) = (is_clients, &mut ctx.tries.trial, since) {
+        trial.abandoned(ended.saturating_duration_since(since), ended);
+    }
 }
 
 /// Counts a request that is over, and gives back what it held.

@@ -119,6 +119,9 @@ pub(super) fn request_body(
         return Err(fail(ctx, Failure::ClientTimeout));
     }
     if is_last {
+        if !ctx.is_sent {
+            ctx.tries.sent = Some(Instant::now());
+        }
         ctx.is_sent = true;
         if let Some(watchdog) = &ctx.tries.watchdog {
             watchdog.saw_request_end();
@@ -309,7 +312,7 @@ pub(super) fn response_body(end_of_stream: bool, ctx: &mut RequestContext) -> Re
         ctx.tries.watchdog = None;
         ctx.tries.took = ctx.tries.began.map(|began| now.saturating_duration_since(began));
         ctx.tries.records.end(None, now);
-        ctx.tries.ended();
+        ctx.tries.ended(now);
         // The upstream is done with it, however slowly the client takes the answer.
         ctx.tries.permit = None;
     }

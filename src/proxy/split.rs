@@ -62,6 +62,9 @@ pub(super) fn choose<'a>(
 }
 
 /// Hands the request to the other side, where that has an endpoint for it: its own takes no request. Says whether it did.
+///
+/// The candidate gets what was dealt to the stable only where that has no endpoint at all: it is not made for all requests, and
+/// is not to be judged under a load that others could not take.
 pub(super) fn other_side(
     session: &mut Session,
     ctx: &mut RequestContext,
@@ -76,7 +79,11 @@ pub(super) fn other_side(
     }
     let may_change = ctx.tries.dealt.as_ref().is_some_and(|dealt| dealt.may_change);
     let Some(side) = ctx.tries.side.filter(|_| may_change) else { return false };
-    hand_over(session, ctx, side.other(), now)
+    if side == Side::Stable && !matches!(failure, Failure::NoHealthyEndpoint) {
+        return false;
+    }
+    // Nobody was asked: it is no retry.
+    hand_over(session, ctx, side.other(), false, now)
 }
 
 /// Hands a request whose try failed on the candidate to the stable, where repeating it does no harm. Says whether it did.
@@ -93,7 +100,7 @@ pub(super) fn goes_to_stable(
         && is_repeatable
         && is_in_time
         && failed.failure != TryFailure::NotUpstream
-        && hand_over(session, ctx, Side::Stable, now)
+        && hand_over(session, ctx, Side::Stable, true, now)
 }
 
 /// Whether an answer with this status is one that the candidate is not to give.
@@ -128,12 +135,17 @@ fn split_of(ctx: &RequestContext) -> Option<&Split> {
     }
 }
 
-fn hand_over(session: &mut Session, ctx: &mut RequestContext, side: Side, now: Instant) -> bool {
+/// The load of a retry is the other side's, and so is the budget.
+fn hand_over(
+    session: &mut Session,
+    ctx: &mut RequestContext,
+    side: Side,
+    is_retry: bool,
+    now: Instant,
+) -> bool {
     let Some(route) = ctx.route.clone() else { return false };
     let Target::Split(split) = &route.target else { return false };
     let own = ctx.tries.side.replace(side);
-    // The load of a retry is the other side's, and so is the budget.
-    let is_retry = ctx.tries.count > 0;
     let is_taken = fallback::send_to(session, ctx, &route, split.to(side), is_retry, now);
     if !is_taken {
         ctx.tries.side = own;

@@ -75,9 +75,11 @@ pub(super) struct Tries {
     pub(super) over: Option<Instant>,
     /// When the first try began.
     pub(super) began: Option<Instant>,
-    /// From then to the first byte of the answer.
+    /// When the request's body had come whole, where it has one and came after the first try began.
+    pub(super) sent: Option<Instant>,
+    /// From the beginning to the first byte of the answer.
     pub(super) first_byte: Option<Duration>,
-    /// From then to the end of the answer.
+    /// From the beginning to the end of the answer.
     pub(super) took: Option<Duration>,
     /// Whether the endpoint's answer is judged before Pingora reads it.
     pub(super) is_judged: bool,
@@ -109,26 +111,32 @@ impl Tries {
         }
         let Some(trial) = &mut self.trial else { return };
         let content_type = response.headers.get(CONTENT_TYPE);
-        let is_grpc =
-            content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc = content_type.is_some_and(|kind| is_grpc(kind.as_bytes()));
         let kind = match (is_grpc, is_stream) {
             (true, _) => AnswerKind::Grpc,
             (false, true) => AnswerKind::Stream,
             (false, false) => AnswerKind::Plain,
         };
-        trial.answered(response.status, after, kind, now);
+        // How long the client took over its body is not the endpoint's matter.
+        let since_sent = self.sent.map(|sent| now.saturating_duration_since(sent));
+        trial.answered(
+            response.status,
+            since_sent.map_or(after, |since| since.min(after)),
+            kind,
+            now,
+        );
         if is_grpc && let Some(status) = grpc_status(&response.headers) {
             trial.grpc_status(status, now);
         }
     }
 
     /// The answer came to its end.
-    pub(super) fn ended(&mut self) {
+    pub(super) fn ended(&mut self, now: Instant) {
         if let Some(picked) = &mut self.picked {
             picked.ended();
         }
         if let Some(trial) = &mut self.trial {
-            trial.ended();
+            trial.ended(now);
         }
     }
 
@@ -137,6 +145,14 @@ impl Tries {
         if let Some(picked) = &mut self.picked {
             picked.failed(fault);
         }
+        if let Some(trial) = &mut self.trial {
+            trial.failed(now);
+        }
+    }
+
+    /// The time of the request is over in the midst of the present try's answer. That is no fault of its endpoint, which may have
+    /// much to say; but a version whose answers don't come to their end in the time that there is has not answered.
+    pub(super) fn ran_out(&mut self, now: Instant) {
         if let Some(trial) = &mut self.trial {
             trial.failed(now);
         }
@@ -151,6 +167,12 @@ impl Tries {
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.over.is_some_and(|over| over <= now)
     }
+}
+
+/// Whether an answer of this type has its status in its trailers. That of gRPC-Web (`application/grpc-web`) has it in its body.
+fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
 }
 
 /// What each try was like.

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use super::{
     analysis::{LatencyCounts, Sides, Thresholds},
-    clients::ClientFailures,
+    clients::{ClientLimits, Counts, Kind, Limits},
     counters::{Counters, Outcome},
-    dial::{Dial, Reading, Side, Turns, is_candidates},
+    dial::{Dial, Reading, Side, Turns},
     mirror::Copies,
 };
 use crate::types::{ClientNetwork, Name, Percent};
@@ -34,7 +34,7 @@ pub struct Attempt {
     dial: Dial,
     turns: Turns,
     counters: Counters,
-    clients: ClientFailures,
+    clients: ClientLimits,
     copies: Copies,
 }
 
@@ -46,7 +46,7 @@ impl Attempt {
             dial: Dial::default(),
             turns: Turns::new(fastrand::u64(..)),
             counters: Counters::new(),
-            clients: ClientFailures::new(now),
+            clients: ClientLimits::new(now),
             copies: Copies::default(),
         }
     }
@@ -66,19 +66,8 @@ impl Attempt {
         self.turns.next()
     }
 
-    /// Deals a request by its turn.
-    pub fn deal(&self) -> (Side, Reading) {
-        let reading = self.dial.read();
-        let side = match reading.share {
-            0 => Side::Stable,
-            share if is_candidates(self.next_number(), share) => Side::Candidate,
-            _ => Side::Stable,
-        };
-        (side, reading)
-    }
-
     /// Sets the candidate's share from now on. `step` grows with every call.
-    pub(super) fn set(&self, share: Percent, step: u32, is_in_play: bool) {
+    pub fn set(&self, share: Percent, step: u32, is_in_play: bool) {
         // Before the first request of the step is dealt.
         self.counters.begin_step(step);
         self.dial.set(share, step, is_in_play);
@@ -105,13 +94,25 @@ impl Attempt {
         self.counters.count(stratum, side, step, outcome)
     }
 
-    pub(super) fn takes_failure(
+    /// What counts of a try of this client network.
+    pub(super) fn take(
         &self,
         network: Option<ClientNetwork>,
-        most: u32,
+        kind: Kind,
+        limits: Limits,
         now: Instant,
-    ) -> bool {
-        self.clients.takes(network, most, now)
+    ) -> Counts {
+        self.clients.take(network, kind, limits, now)
+    }
+
+    /// Tries of which nothing counted, because their clients had failed too often.
+    pub(super) fn left_out(&self) -> u64 {
+        self.clients.left_out()
+    }
+
+    /// The p95 and p99 of a stratum, where they are known.
+    pub(super) fn thresholds(&self, stratum: usize) -> Option<Thresholds> {
+        self.counters.thresholds(stratum)
     }
 
     pub(super) fn collect(&self) -> Vec<(usize, u32, Sides)> {

@@ -217,6 +217,7 @@ impl Controlled {
             reason_at: progress.reason.as_ref().map(|reason| reason.at),
             next: status::next(machine),
             doubt: machine.is_judging().then(|| (-ln_evidence).exp().min(1.0)),
+            left_out: self.plan.attempt.as_ref().map_or(0, |attempt| attempt.left_out()),
             stable: side(Side::Stable, &self.plan.stable),
             candidate: self
                 .plan

@@ -17,17 +17,24 @@ use super::{
     dial::{SHARDS, Side, shard},
 };
 
-/// Routes that are told apart; further ones count as the last.
+/// Routes that are told apart; further ones count as the last ([`stratum_of`]).
 pub(super) const MOST_STRATA: usize = 64;
 /// Steps at a time.
 const STEPS: usize = 4;
 const SIDES: usize = 2;
+
+/// The stratum of a route, by its number.
+pub(super) fn stratum_of(number: usize) -> usize {
+    number.min(MOST_STRATA - 1)
+}
 
 /// What became of a try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// It was answered well; its first byte came after this time.
     Success(Duration),
+    /// It was answered well, and how fast does not count.
+    Untimed,
     /// It failed.
     Failure,
 }
@@ -135,6 +142,9 @@ impl Counters {
             Outcome::Failure => {
                 add(&cell.failures);
             }
+            Outcome::Untimed => {
+                add(&cell.successes);
+            }
             Outcome::Success(after) => {
                 add(&cell.successes);
                 stratum.compare(cell, after);
@@ -205,6 +215,13 @@ impl Counters {
             .collect()
     }
 
+    /// What answers of a stratum are compared with.
+    pub(super) fn thresholds(&self, stratum: usize) -> Option<Thresholds> {
+        let word = self.strata.get(stratum)?.get()?.thresholds.load(Ordering::Relaxed);
+        let of = |micros: u64| Duration::from_micros(micros);
+        (word > 0).then(|| Thresholds { p95: of(word >> 32), p99: of(word & LONGEST) })
+    }
+
     /// What answers of a stratum are compared with from now on.
     pub(super) fn set_thresholds(&self, stratum: usize, thresholds: Option<Thresholds>) {
         let Some(stratum) = self.strata.get(stratum).and_then(OnceLock::get) else { return };
@@ -264,7 +281,8 @@ mod tests {
         assert_eq!((of(0, 1), of(3, 2)), ([1, 1, 1], [1, 2, 1]));
         assert_eq!((batches.len(), batches[0].1), (2, 1), "older steps first");
         assert!(counters.collect().is_empty());
-        assert!(!counters.count(MOST_STRATA, Side::Stable, 2, Outcome::Failure));
+        assert!(counters.count(stratum_of(99), Side::Stable, 2, Outcome::Failure));
+        assert_eq!(counters.collect()[0].0, MOST_STRATA - 1, "routes after the 64th count as it");
     }
 
     #[test]
@@ -292,10 +310,15 @@ mod tests {
         let Outcomes { timed, above_p95, above_p99, .. } = batches[0].2.candidate;
         assert_eq!((timed, above_p95, above_p99), (5, 4, 2));
         assert_eq!((batches[0].2.stable.timed, batches[1].2.candidate.timed), (0, 0));
+        counters.count(0, Side::Candidate, 1, Outcome::Untimed);
+        let untimed = counters.collect()[0].2.candidate;
+        assert_eq!((untimed.successes, untimed.timed), (1, 0));
+        assert_eq!(counters.thresholds(0), Some(Thresholds { p95: 10 * MS, p99: 20 * MS }));
         let times = counters.collect_times();
         assert_eq!((times[0].1.total(), times[0].2.total()), (1, 5));
         assert!(counters.collect_times().is_empty());
         counters.set_thresholds(0, None);
+        assert_eq!(counters.thresholds(0), None);
         counters.count(0, Side::Candidate, 1, Outcome::Success(MS * 99));
         assert_eq!(counters.collect()[0].2.candidate.timed, 0);
     }

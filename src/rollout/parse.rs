@@ -86,8 +86,9 @@ impl RawRollout {
     fn parse_analysis(&self, path: &KeyPath, problems: &mut Problems) -> AnalysisConfig {
         let mut analysis = self.analysis.parse(&path.key("analysis"), problems);
         let is_sticky = !matches!(self.sticky, None | Some(RawRolloutSticky::Switch(false)));
-        if is_sticky && analysis.max_error_increase <= 0.0 {
-            // Clients are dealt then, and not requests: several failures of one would count as that many chances.
+        if is_sticky && self.analysis.max_client_failures.is_none() {
+            // Clients are dealt then, and not requests: several failures of one would count as that many chances, and a client
+            // may leave its cookie until it has the side that it wants.
             analysis.max_client_failures = 1;
         }
         analysis

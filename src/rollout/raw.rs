@@ -208,8 +208,9 @@ pub struct RawAnalysis {
     /// By how much more of its answers may be slower than the stable's p95 or p99, in percentage points.
     #[schemars(extend("default" = "5%"))]
     pub max_latency_increase: Option<Percent>,
-    /// Failures of one client network that count in a minute, on both sides together: one broken client is not to take a
-    /// release back. Requests from addresses of `server.trusted_proxies` themselves are not limited.
+    /// Failures of one client network that count in a minute, on both sides together; after them nothing of it counts until the
+    /// minute is over. One broken client is not to take a release back. With `sticky` the default is 1; a number above 1,023
+    /// is no limit. Requests from addresses of `server.trusted_proxies` themselves are not limited.
     #[schemars(extend("default" = defaults::MAX_CLIENT_FAILURES))]
     pub max_client_failures: Option<NonZeroU32>,
     /// Other systems that are asked whether the candidate does well, by name, while it has requests.

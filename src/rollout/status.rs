@@ -45,6 +45,8 @@ pub struct RolloutStatus {
     pub next: Option<String>,
     /// The probability that a healthy candidate would ever look as bad as this one does, at most.
     pub doubt: Option<f64>,
+    /// Tries that count on neither side since the edge started: their client networks had failed too often in that minute.
+    pub left_out: u64,
     /// The stable.
     pub stable: SideStatus,
     /// The candidate.

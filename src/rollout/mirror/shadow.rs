@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     rollout::{
+        clients::{Counts, Kind as TryKind},
         counters::Outcome,
         dial::Side,
         trial::{Assignment, Client},
@@ -259,8 +260,9 @@ impl Shadow {
         };
         let pair = [(Side::Stable, of_live), (Side::Candidate, of_other)];
         let has_failure = pair.iter().any(|(_, outcome)| *outcome == Outcome::Failure);
+        let kind = if has_failure { TryKind::Failure } else { TryKind::Good };
         // One broken client is not to take a release back; what is left out is left out on both sides.
-        if has_failure && !self.assignment.takes_failure(self.client, Instant::now()) {
+        if self.assignment.take(self.client, kind, Instant::now()) == Counts::Nothing {
             return;
         }
         for (side, outcome) in pair {

@@ -4,6 +4,7 @@ mod blue_green;
 mod canary;
 mod commands;
 mod figures;
+mod judged;
 mod kept;
 mod mirror;
 mod preflight;
