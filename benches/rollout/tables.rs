@@ -123,9 +123,12 @@ pub(crate) fn strict(runs: u64, seed: u64) {
 /// The default tolerances, up to the border.
 pub(crate) fn tolerant(runs: u64, seed: u64) {
     healthy_head("the default tolerances");
-    let borders = [0.0, 0.001, 0.02, 0.3].map(Scenario::Border);
-    for scenario in COMMON.into_iter().chain(borders) {
+    for scenario in COMMON {
         healthy_row(scenario, "default", &Settings::default(), runs, seed);
+    }
+    // Here most are to be expected: twice as many make the bound narrow enough.
+    for scenario in [0.0, 0.001, 0.02, 0.3].map(Scenario::Border) {
+        healthy_row(scenario, "default", &Settings::default(), 2 * runs, seed);
     }
 }
 
