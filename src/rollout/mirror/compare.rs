@@ -2,11 +2,11 @@
 //!
 //! What is told of a difference never has a header's value or anything of a body but the place in it.
 
-use std::fmt;
+use std::{cmp::Ordering, fmt};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use serde_json::Value;
+use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
 
 use super::config::{BodyComparison, Compare};
@@ -195,20 +195,19 @@ fn first_difference(one: &Value, other: &Value, place: &mut String) -> bool {
     let length = place.len();
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {
-            for key in one.keys().chain(other.keys()) {
-                place.push('/');
-                place.push_str(&key.replace('~', "~0").replace('/', "~1"));
-                match (one.get(key), other.get(key)) {
-                    (Some(one), Some(other)) => {
-                        if first_difference(one, other, place) {
-                            return true;
-                        }
-                    }
-                    _ => return true,
+            // What both have is looked at once, so that the work grows with the text, not with its depth.
+            for (key, one) in one {
+                push_key(place, key);
+                if other.get(key).is_none_or(|other| first_difference(one, other, place)) {
+                    return true;
                 }
                 place.truncate(length);
             }
-            false
+            let more = other.keys().find(|key| !one.contains_key(*key));
+            if let Some(key) = more {
+                push_key(place, key);
+            }
+            more.is_some()
         }
         (Value::Array(one), Value::Array(other)) => {
             for (i, (one, other)) in one.iter().zip(other).enumerate() {
@@ -221,8 +220,25 @@ fn first_difference(one: &Value, other: &Value, place: &mut String) -> bool {
             }
             one.len() != other.len()
         }
+        (Value::Number(one), Value::Number(other)) => !is_same_number(one, other),
         _ => one != other,
     }
+}
+
+fn push_key(place: &mut String, key: &str) {
+    place.push('/');
+    place.push_str(&key.replace('~', "~0").replace('/', "~1"));
+}
+
+/// Whether two numbers are of the same value, however they are written: 1, 1.0 and 1e0 are. Integers of 64 bits are exact;
+/// where one is none, both are looked at as doubles.
+fn is_same_number(one: &Number, other: &Number) -> bool {
+    let is_integer = |number: &Number| number.is_i64() || number.is_u64();
+    if is_integer(one) && is_integer(other) {
+        return one == other;
+    }
+    let order = one.as_f64().zip(other.as_f64()).and_then(|(one, other)| one.partial_cmp(&other));
+    order == Some(Ordering::Equal)
 }
 
 #[cfg(test)]
@@ -307,6 +323,14 @@ mod tests {
             (&[], "[1,[2,3]]", "[1,[2,4]]", "the body differs at /1/1"),
             (&[], "[1]", "[1,2]", "the body differs at its top"),
             (&[], "1", "\"1\"", "the body differs at its top"),
+            (&[], "[1,-0,100,1.5]", "[1.0,0,1e2,15e-1]", ""),
+            (&[], "[9007199254740993]", "[9007199254740992]", "the body differs at /0"),
+            (
+                &[],
+                "[18446744073709551615,-1]",
+                "[18446744073709551615,1]",
+                "the body differs at /1",
+            ),
             (&["/t"], "{\"a\":1,\"t\":1}", "{\"a\":1,\"t\":2}", ""),
             (&["/t"], "{\"a\":1,\"t\":1}", "{\"a\":1}", ""),
             (&["/t"], "{\"a\":1,\"t\":1}", "{\"a\":2,\"t\":2}", "the body differs at /a"),
@@ -329,5 +353,22 @@ mod tests {
             let found = difference(&rules, (200, "a", live), (200, "a", other));
             assert_eq!(found, said, "{ignore:?} {live} {other}");
         }
+    }
+
+    #[test]
+    fn what_is_nested_deeply_is_compared_once_a_level() {
+        let nested = |inside: &str| format!("{}{inside}{}", "{\"a\":".repeat(100), "}".repeat(100));
+        let (said, heard) = std::sync::mpsc::channel();
+        // In a thread: twice a level would be 2^100 steps.
+        std::thread::spawn(move || {
+            for other in ["1.0", "2"] {
+                let rules = Compare { max_body_bytes: 1 << 10, ..rules(BodyComparison::Json, &[]) };
+                let (live, other) = (nested("1"), nested(other));
+                said.send(difference(&rules, (200, "a", &live), (200, "a", &other))).unwrap();
+            }
+        });
+        let hear = || heard.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
+        assert_eq!(hear(), "");
+        assert_eq!(hear(), format!("the body differs at {}", "/a".repeat(100)));
     }
 }
