@@ -48,17 +48,14 @@ const ALIASES: [&str; 15] = [
 ];
 /// The number of the try, from the second one on: a client's is always removed.
 const X_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-attempt-count");
-/// Headers that only the edge itself sends: they tell of a client's certificate, or of our tries. With what gateways make
-/// of "-".
-const OWN_NAMES: [&str; 8] = [
+/// Headers that only the edge itself sends: they tell of a client's certificate, of our tries, or of a copy. A client's are
+/// always removed, also with "_" for any "-", since gateways can't tell those from ours.
+const OWN_NAMES: [&str; 5] = [
     "x-attempt-count",
-    "x_attempt_count",
     "client-cert",
     "client-cert-chain",
     "x-forwarded-client-cert",
-    "client_cert",
-    "client_cert_chain",
-    "x_forwarded_client_cert",
+    "x-tidegate-mirror",
 ];
 /// The request's id, made here or passed on.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -108,10 +105,12 @@ pub(super) fn set_forwarding_headers(request: &mut RequestHeader, forwarding: &F
 /// counted here.
 fn remove_own(request: &mut RequestHeader) {
     // Nearly every request has none of them, and a look costs less than the removals.
-    if request.headers.keys().any(|name| is_own(name.as_str())) {
-        for name in OWN_NAMES {
-            request.remove_header(name);
-        }
+    if !request.headers.keys().any(|name| is_own(name.as_str())) {
+        return;
+    }
+    let own = request.headers.keys().filter(|name| is_own(name.as_str()));
+    for name in own.cloned().collect::<Vec<_>>() {
+        request.remove_header(&name);
     }
 }
 
@@ -131,7 +130,9 @@ fn set_certificate(
 
 fn is_own(name: &str) -> bool {
     // As for aliases: most names are told apart by their first byte.
-    matches!(name.as_bytes().first(), Some(b'c' | b'x')) && OWN_NAMES.contains(&name)
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let is_it = |own: &&str| own.len() == name.len() && own.bytes().eq(name.bytes().map(dashed));
+    matches!(name.as_bytes().first(), Some(b'c' | b'x')) && OWN_NAMES.iter().any(is_it)
 }
 
 fn certificate_name(header: CertificateHeader) -> &'static HeaderName {
@@ -428,6 +429,28 @@ mod tests {
         );
         assert_eq!(text(&request, "x-real-ip"), "");
         assert_eq!(text(&request, "x-request-id").len(), 32);
+    }
+
+    #[test]
+    fn what_only_the_edge_says_is_removed_in_any_spelling_from_anybody() {
+        for from_trusted in [true, false] {
+            let mut request = request();
+            for name in [
+                "x-tidegate-mirror",
+                "x_tidegate_mirror",
+                "X-Tidegate_Mirror",
+                "x-attempt_count",
+                "client_cert-chain",
+                "x_forwarded_client-cert",
+                "x-tidegate-mirrors",
+            ] {
+                request.append_header(name, "lie").unwrap();
+            }
+            forward(&mut request, client("192.0.2.1", from_trusted));
+            let lies = request.headers.iter().filter(|(_, value)| *value == "lie");
+            let names: Vec<&str> = lies.map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, ["x-tidegate-mirrors"], "{from_trusted}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use super::{context::RequestContext, endpoint::forward_of, failure::Failure, fallback, mirror};
 use crate::{
     policy::{RequestHead, RequestView},
-    rollout::{Client, MIRRORED, Side, Trial},
+    rollout::{Client, Side, Trial},
     snapshot::{Forward, Split, Target},
     types::ClientNetwork,
     upstream::{FailedTry, TryFailure},
@@ -28,10 +28,6 @@ pub(super) fn choose<'a>(
     let cookie = assignment
         .cookie_name()
         .and_then(|name| RequestHead(session.req_header_mut()).take_cookie(name));
-    if assignment.is_mirror() {
-        // What a client says is a copy is none.
-        session.req_header_mut().remove_header(&MIRRORED);
-    }
     let header = session.req_header();
     let view = RequestView {
         method: &header.method,

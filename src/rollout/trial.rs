@@ -89,11 +89,6 @@ impl Assignment {
         &self.attempt
     }
 
-    /// Whether the plan has a mirror.
-    pub fn is_mirror(&self) -> bool {
-        self.config.strategy.mirror().is_some()
-    }
-
     /// The name of the cookie that it asks for.
     pub fn cookie_name(&self) -> Option<&str> {
         match &self.config.sticky {

@@ -20,7 +20,7 @@ use crate::{
 const MAX_VARIANTS: usize = 16;
 
 /// Names beside those that frame a message which no experiment can have: the edge writes them behind it, or clients need them.
-const TAKEN: [&str; 17] = [
+const TAKEN: [&str; 18] = [
     "authorization",
     "client-cert",
     "client-cert-chain",
@@ -38,6 +38,7 @@ const TAKEN: [&str; 17] = [
     "x-forwarded-proto",
     "x-real-ip",
     "x-request-id",
+    "x-tidegate-mirror",
 ];
 
 /// `experiment`, as written.
