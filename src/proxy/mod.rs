@@ -115,6 +115,7 @@ impl ProxyHttp for Edge {
         ctx: &mut RequestContext,
         error: Box<Error>,
     ) -> Box<Error> {
+        mirror::not_connected(session, ctx);
         again::connect_failed(session, ctx, error)
     }
 

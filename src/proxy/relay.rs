@@ -71,6 +71,13 @@ const FORBIDDEN_TRAILERS: [HeaderName; 28] = [
 /// The endpoint is to be connected to in another way.
 pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext) -> Result<()> {
     endpoint::check_judged(request.version, ctx)?;
+    edit_head(request, ctx);
+    mirror::request_head(request, ctx);
+    Ok(())
+}
+
+/// Writes what the endpoint is to see of the request's head.
+pub(super) fn edit_head(request: &mut RequestHeader, ctx: &RequestContext) {
     if let Some(connection) = &ctx.connection {
         let forwarding = Forwarding {
             hop: &connection.hop,
@@ -84,11 +91,9 @@ pub(super) fn request_head(request: &mut RequestHeader, ctx: &mut RequestContext
         forward::set_forwarding_headers(request, &forwarding);
     }
     join_cookies(request);
-    let Some(route) = &ctx.route else { return Ok(()) };
+    let Some(route) = &ctx.route else { return };
     let upstream_host = endpoint::forward_of(ctx).and_then(|forward| forward.host.as_ref());
     forward::rewrite(request, &route.rewrite, route.expression.as_ref(), upstream_host, &ctx.path);
-    mirror::request_head(request, ctx);
-    Ok(())
 }
 
 /// Cookies that HTTP/2 sent in pieces become one line (RFC 9113, section 8.2.3).
@@ -127,7 +132,7 @@ pub(super) fn request_body(
             watchdog.saw_request_end();
         }
     }
-    mirror::request_body(body.as_ref(), ctx);
+    mirror::request_body(body.as_ref(), is_last, ctx);
     let Some(body) = body else { return Ok(()) };
     ctx.body_bytes += body.len() as u64;
     if session.was_upgraded()
@@ -187,7 +192,7 @@ pub(super) fn upstream_head(
         tries.first_byte = tries.began.map(|began| now.saturating_duration_since(began));
         let after = tries.records.answered(now);
         tries.answered(response, after.unwrap_or_default(), is_stream, now);
-        mirror::response_head(response, is_stream, after.unwrap_or_default(), ctx);
+        mirror::response_head(response, is_stream, now, ctx);
     }
     if let Some(picked) = &ctx.tries.picked {
         let announced =

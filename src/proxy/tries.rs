@@ -148,6 +148,9 @@ impl Tries {
         if let Some(trial) = &mut self.trial {
             trial.failed(now);
         }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.failed(self.first_byte.is_some());
+        }
     }
 
     /// The time of the request is over in the midst of the present try's answer. That is no fault of its endpoint, which may have

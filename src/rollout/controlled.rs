@@ -65,6 +65,7 @@ pub(super) struct Controlled {
 impl Controlled {
     pub(super) fn new(plan: &Plan, kept: Option<Progress>, now: Duration, wall: Timestamp) -> Self {
         let (config, routes) = (plan.config.clone(), plan.routes.clone());
+        send_copies(plan);
         Self {
             machine: Machine::new(config, routes, plan.fingerprint, kept, now, wall),
             plan: plan.clone(),
@@ -84,11 +85,20 @@ impl Controlled {
             // Another dial, which says nothing yet.
             self.set = None;
             self.times = Default::default();
+            self.leave();
         }
+        send_copies(plan);
         if self.plan.config.checks != plan.config.checks {
             self.checks = None;
         }
         self.plan = plan.clone();
+    }
+
+    /// The attempt is in force no more: what is still collected for it is not sent.
+    pub(super) fn leave(&self) {
+        if let Some(attempt) = &self.plan.attempt {
+            attempt.copies().send_to(None);
+        }
     }
 
     pub(super) fn facts(&self) -> Facts {
@@ -242,6 +252,13 @@ impl Controlled {
                 })
                 .collect(),
         }
+    }
+}
+
+/// Copies go to the candidate of the generation in force, also those of requests that began before it.
+fn send_copies(plan: &Plan) {
+    if let Some(attempt) = &plan.attempt {
+        attempt.copies().send_to(plan.candidate.as_ref());
     }
 }
 

@@ -190,6 +190,7 @@ impl Live {
             }
             // What the configuration has no more may come back.
             for (name, gone) in before {
+                gone.leave();
                 inner.kept.insert(name, gone.machine.keep());
             }
             let Inner { kept, rollouts, .. } = &mut *inner;

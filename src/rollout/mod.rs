@@ -29,8 +29,8 @@ pub use controller::{Command, Event, EventKind, Hold, Phase, Refused};
 pub use dial::{Reading, Side};
 pub use live::{CommandError, Listener, Live};
 pub use mirror::{
-    BodyComparison, Compare, MIRRORED, Mirror, MirrorStatus, Pointer, RawBodyComparison,
-    RawBodyWord, RawCompare, RawMirror, Shadow, Skipped,
+    BodyComparison, Compare, Mirror, MirrorStatus, Pointer, RawBodyComparison, RawBodyWord,
+    RawCompare, RawMirror, Shadow, Skipped,
 };
 pub use plan::{
     AnalysisConfig, BlueGreen, Canary, Failures, Forced, Preflight, PreflightRequest,

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     types::defaults,
-    upstream::{Ask, Asked, Upstream},
+    upstream::{Ask, Asked, Rest, Upstream},
 };
 
 /// What failed is asked again after this time.
@@ -158,5 +158,6 @@ fn ask(method: Method, path: String, host: Option<&HeaderValue>) -> Ask {
         body: Bytes::new(),
         deadline: defaults::PREFLIGHT_TIMEOUT.0,
         max_body_bytes: MAX_BODY_BYTES,
+        rest: Rest::Left,
     }
 }

@@ -31,6 +31,10 @@ use super::{
     set::EndpointSet,
 };
 
+/// The windows of HTTP/2, in bytes: what the protocol begins with, and the most.
+const SMALLEST_WINDOW: u32 = (1 << 16) - 1;
+const LARGEST_WINDOW: u32 = 1 << 20;
+
 /// A request of our own.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -46,8 +50,19 @@ pub struct Ask {
     pub body: Bytes,
     /// All of it must be over by then: connecting, TLS, the answer with its body.
     pub deadline: Duration,
-    /// So many bytes of the answer's body are read.
+    /// So many bytes of the answer's body are kept.
     pub max_body_bytes: usize,
+    /// What becomes of further ones.
+    pub rest: Rest,
+}
+
+/// What becomes of a body behind what is kept of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It is not waited for: the connection is closed.
+    Left,
+    /// It is read to its end, so that an answer that breaks off is none; beyond this many bytes it is left.
+    ReadUpTo(usize),
 }
 
 /// What an endpoint answered.
@@ -143,15 +158,21 @@ impl Asked {
     async fn exchange(&self, ask: Ask) -> Result<Answer, AskError> {
         let (stream, is_http2) =
             open(&self.address, &self.opening, self.protocol, self.tls.as_ref()).await?;
-        let max_body_bytes = ask.max_body_bytes;
+        let (max_body_bytes, rest) = (ask.max_body_bytes, ask.rest);
         let request = self.request(ask, is_http2)?;
         if is_http2 {
-            let (mut sender, connection) =
-                http2::handshake(TokioExecutor::new(), TokioIo::<Box<dyn Io>>::new(stream)).await?;
+            // What the endpoint may send before it is read is no more than what is kept.
+            let window = u32::try_from(max_body_bytes).unwrap_or(u32::MAX);
+            let window = window.clamp(SMALLEST_WINDOW, LARGEST_WINDOW);
+            let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(window)
+                .initial_connection_window_size(window)
+                .handshake(TokioIo::<Box<dyn Io>>::new(stream))
+                .await?;
             let began = Instant::now();
             let exchange = async {
                 let response = sender.send_request(request).await?;
-                read(response, began.elapsed(), max_body_bytes).await
+                read(response, began.elapsed(), max_body_bytes, rest).await
             };
             drive(exchange, connection).await
         } else {
@@ -160,14 +181,16 @@ impl Asked {
             let began = Instant::now();
             let exchange = async {
                 let response = sender.send_request(request).await?;
-                read(response, began.elapsed(), max_body_bytes).await
+                read(response, began.elapsed(), max_body_bytes, rest).await
             };
             drive(exchange, connection).await
         }
     }
 
     fn request(&self, ask: Ask, is_http2: bool) -> Result<Request<Full<Bytes>>, AskError> {
-        let host = ask.host.unwrap_or_else(|| self.authority.clone());
+        // A request of HTTP/1.0 may have come without one.
+        let host = ask.host.filter(|host| !host.is_empty());
+        let host = host.unwrap_or_else(|| self.authority.clone());
         let mut request = Request::builder().method(ask.method);
         request = if is_http2 {
             let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -198,19 +221,24 @@ async fn read(
     response: Response<Incoming>,
     first_byte: Duration,
     max_body_bytes: usize,
+    rest: Rest,
 ) -> Result<Answer, AskError> {
     let (head, mut incoming) = response.into_parts();
     let mut body = Vec::new();
-    let mut is_whole = true;
+    let mut seen: usize = 0;
     while let Some(frame) = incoming.frame().await.transpose()? {
         let data = frame.into_data().unwrap_or_default();
-        let room = max_body_bytes - body.len();
-        body.extend(data.iter().take(room));
-        if data.len() > room {
-            is_whole = false;
+        seen = seen.saturating_add(data.len());
+        body.extend(data.iter().take(max_body_bytes - body.len()));
+        let most = match rest {
+            Rest::Left => max_body_bytes,
+            Rest::ReadUpTo(most) => most.max(max_body_bytes),
+        };
+        if seen > most {
             break;
         }
     }
+    let is_whole = seen <= max_body_bytes;
     Ok(Answer {
         status: head.status,
         headers: head.headers,

@@ -70,7 +70,7 @@ use std::{sync::Arc, time::Instant};
 
 use rustls_pki_types::ServerName;
 
-pub use ask::{Answer, Ask, AskError, Asked};
+pub use ask::{Answer, Ask, AskError, Asked, Rest};
 pub use config::{
     EndpointConfig, HealthCheckConfig, MAX_CONNECTS_OF_A_TRY, MAX_TRIES, MAX_TRIES_OF_A_REQUEST,
     Timeouts, UpstreamConfig,

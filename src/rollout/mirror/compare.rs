@@ -1,23 +1,27 @@
-//! Whether two answers to the same request are alike: pure.
+//! Whether two answers to the same request are alike. Pure, but for where it runs.
 //!
 //! What is told of a difference never has a header's value or anything of a body but the place in it.
 
-use std::{cmp::Ordering, fmt};
+use std::{cmp::Ordering, fmt, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde_json::{Number, Value};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::config::{BodyComparison, Compare};
+use crate::rollout::plan::RolloutConfig;
 
 /// What is kept of the live answer's body while it passes.
 #[derive(Debug)]
 pub(super) enum Captured {
     /// Nothing: bodies are not compared.
     Nothing,
-    /// Its beginning, and whether there was more.
-    Bytes { bytes: Vec<u8>, is_whole: bool },
+    /// All of it up to here.
+    Bytes(Vec<u8>),
+    /// It is longer than what is compared: half a document says nothing.
+    TooLong,
     /// The hash of its beginning, how long that is, and whether there was more.
     Hash { hash: Box<Sha256>, length: usize, is_whole: bool },
 }
@@ -26,30 +30,36 @@ impl Captured {
     pub(super) fn new(comparison: BodyComparison) -> Self {
         match comparison {
             BodyComparison::None => Self::Nothing,
-            BodyComparison::Json => Self::Bytes { bytes: Vec::new(), is_whole: true },
+            BodyComparison::Json => Self::Bytes(Vec::new()),
             BodyComparison::Hash => Self::Hash { hash: Box::default(), length: 0, is_whole: true },
+        }
+    }
+
+    /// How many bytes are kept in memory.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Nothing | Self::TooLong | Self::Hash { .. } => 0,
         }
     }
 
     /// How many bytes of a piece would be kept in memory.
     pub(super) fn needs(&self, piece: &[u8], most: usize) -> usize {
         match self {
-            Self::Bytes { bytes, .. } => piece.len().min(most.saturating_sub(bytes.len())),
-            Self::Nothing | Self::Hash { .. } => 0,
+            Self::Bytes(bytes) if bytes.len() + piece.len() <= most => piece.len(),
+            _ => 0,
         }
     }
 
     pub(super) fn piece(&mut self, piece: &[u8], most: usize) {
-        let taken = |have: usize| piece.get(..most.saturating_sub(have)).unwrap_or(piece);
         match self {
-            Self::Nothing => {}
-            Self::Bytes { bytes, is_whole } => {
-                let taken = taken(bytes.len());
-                bytes.extend_from_slice(taken);
-                *is_whole &= taken.len() == piece.len();
+            Self::Nothing | Self::TooLong => {}
+            Self::Bytes(bytes) if bytes.len() + piece.len() <= most => {
+                bytes.extend_from_slice(piece);
             }
+            Self::Bytes(_) => *self = Self::TooLong,
             Self::Hash { hash, length, is_whole } => {
-                let taken = taken(*length);
+                let taken = piece.get(..most.saturating_sub(*length)).unwrap_or(piece);
                 hash.update(taken);
                 *length += taken.len();
                 *is_whole &= taken.len() == piece.len();
@@ -122,22 +132,47 @@ pub(super) fn compare(
         }
     }
     match live.body {
-        // Half a document says nothing.
-        Captured::Nothing | Captured::Bytes { is_whole: false, .. } => None,
+        Captured::Nothing | Captured::TooLong => None,
         Captured::Hash { hash, is_whole, .. } => {
             let is_same =
                 is_whole == other.is_whole && hash.finalize() == Sha256::digest(&other.body);
             (!is_same).then_some(Difference::Body(None))
         }
-        Captured::Bytes { .. } if !other.is_whole => Some(Difference::Body(None)),
-        Captured::Bytes { bytes, .. } => compare_json(rules, &bytes, &other.body),
+        Captured::Bytes(_) if !other.is_whole => Some(Difference::Body(None)),
+        Captured::Bytes(bytes) if bytes == other.body => None,
+        Captured::Bytes(bytes) => compare_json(rules, &bytes, &other.body),
     }
 }
 
+/// Compares away from the workers that serve clients, one pair at a time in the whole process: a parsed document may take
+/// 80 times its text in memory. Whoever waits keeps its place in flight, so that no more wait than may be in flight.
+///
+/// # Errors
+/// There is no result, by a fault of our own.
+pub(super) async fn compare_apart(
+    config: Arc<RolloutConfig>,
+    live: LiveAnswer,
+    other: OtherAnswer,
+) -> Result<Option<Difference>, NotCompared> {
+    static PLACE: Semaphore = Semaphore::const_new(1);
+    let place = PLACE.acquire().await.map_err(|_| NotCompared)?;
+    let comparing = move || {
+        // For as long as it runs, also where nobody waits for it any more.
+        let _place = place;
+        config.strategy.mirror().and_then(|mirror| compare(&mirror.compare, live, &other))
+    };
+    tokio::task::spawn_blocking(comparing).await.map_err(|_| NotCompared)
+}
+
+/// Two answers could not be compared.
+#[derive(Debug)]
+pub(super) struct NotCompared;
+
+/// The first difference of two bodies whose bytes differ.
 fn compare_json(rules: &Compare, live: &[u8], other: &[u8]) -> Option<Difference> {
     let Ok(mut live_value) = serde_json::from_slice::<Value>(live) else {
-        // No JSON: a picture, a page, nothing at all.
-        return (live != other).then_some(Difference::Body(None));
+        // No JSON: a picture, a page, nothing at all. The bytes differ.
+        return Some(Difference::Body(None));
     };
     let Ok(mut other_value) = serde_json::from_slice::<Value>(other) else {
         return Some(Difference::Body(None));

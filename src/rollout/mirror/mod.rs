@@ -2,10 +2,13 @@
 //!
 //! Place: [`Shadow`] goes along with a request that was chosen, collects what is needed of it and of its answer while they
 //! pass, and is sent when the client's request is over, in a task of its own: no client ever waits for it. What is counted is
-//! a pair: the live answer's outcome on the stable's side, the copy's on the candidate's, where a difference is a failure too.
+//! a pair: the stable's first try on its side, the copy on the candidate's, where a difference is a failure too. Where the
+//! stable has failed there is nothing to compare, and both are counted by their failures. Times are not compared: a copy has
+//! a new connection, the live request mostly an old one.
 //!
-//! Bounded: copies by `max_in_flight`, from the request's beginning to the end of the comparison; all bodies held together by
-//! [`MOST_HELD`]; shown differences by [`MOST_SHOWN`]. At a bound no copy is made, and that is counted.
+//! Bounded: requests that go along by [`MOST_BEGUN`], and what is held of them and of their answers by [`MOST_HELD`]; copies by
+//! `max_in_flight`, from the sending to the end of the comparison; shown differences by [`MOST_SHOWN`]. At a bound no copy is
+//! made, and that is counted.
 
 mod compare;
 mod config;
@@ -15,7 +18,7 @@ mod shadow;
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -23,12 +26,15 @@ use std::{
 pub use config::{BodyComparison, Compare, Mirror, Pointer};
 pub use raw::{RawBodyComparison, RawBodyWord, RawCompare, RawMirror};
 use serde::{Deserialize, Serialize};
-pub use shadow::{MIRRORED, Shadow};
+pub use shadow::Shadow;
 
 use self::compare::Difference;
+use crate::upstream::Upstream;
 
-/// Bytes of bodies that the copies of one rollout hold in memory, all together.
+/// Bytes of heads and bodies that the copies of one rollout hold in memory, all together.
 const MOST_HELD: usize = 16 << 20;
+/// Requests of one rollout that a copy is collected from, at the same time.
+const MOST_BEGUN: usize = 4_096;
 /// The last differences that are shown.
 const MOST_SHOWN: usize = 20;
 
@@ -41,17 +47,17 @@ pub enum Skipped {
     Body,
     /// As many copies as may be are in flight.
     InFlight,
-    /// The bodies that are held are as many bytes as may be.
+    /// As much as may be is held already: bytes, or requests.
     Memory,
     /// It is a stream, or a WebSocket.
     Stream,
-    /// The stable has not answered it to its end.
+    /// The client ended it, or it did not come to its end.
     Unanswered,
     /// The mirror is over.
     Over,
     /// The candidate has no endpoint.
     NoEndpoint,
-    /// The edge could not connect, for want of something of its own.
+    /// By a failure of the edge's own: it could not connect for want of something, or not make the request.
     Own,
 }
 
@@ -118,6 +124,9 @@ impl Kind {
 /// What is known of the copies of an attempt. It outlives snapshots.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
+    /// Of the generation in force. It is kept alive by that.
+    candidate: Mutex<Weak<Upstream>>,
+    begun: AtomicUsize,
     in_flight: AtomicUsize,
     held: AtomicUsize,
     sent: AtomicU64,
@@ -160,7 +169,27 @@ impl Copies {
         shown.push_back(text);
     }
 
-    /// Takes a place for a copy. It is given back by [`Self::leave`].
+    /// Where copies go from now on.
+    pub(super) fn send_to(&self, candidate: Option<&Arc<Upstream>>) {
+        let candidate = candidate.map(Arc::downgrade).unwrap_or_default();
+        *self.candidate.lock().unwrap_or_else(PoisonError::into_inner) = candidate;
+    }
+
+    fn candidate(&self) -> Option<Arc<Upstream>> {
+        self.candidate.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// Takes a place for a request that a copy is collected from. It is given back by [`Self::end`].
+    fn begin(&self) -> bool {
+        let begin = |now: usize| (now < MOST_BEGUN).then_some(now + 1);
+        self.begun.try_update(Ordering::Relaxed, Ordering::Relaxed, begin).is_ok()
+    }
+
+    fn end(&self) {
+        self.begun.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes a place for a copy that is sent. It is given back by [`Self::leave`].
     fn enter(&self, most: usize) -> bool {
         let enter = |now: usize| (now < most).then_some(now + 1);
         self.in_flight.try_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
