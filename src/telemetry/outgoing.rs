@@ -91,6 +91,45 @@ impl fmt::Display for Cause {
     }
 }
 
+/// A file of authorities as it was when it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorities {
+    path: PathBuf,
+    pem: Vec<u8>,
+}
+
+impl Authorities {
+    /// Those that a client for `url` trusts beside the system's; none where it is a URL of http. Blocks on the file.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Ca`].
+    pub fn of(url: &HttpUrl, ca: Option<&Path>) -> Result<Option<Self>, OutgoingError> {
+        let Some(path) = ca.filter(|_| url.is_https()) else { return Ok(None) };
+        let mut pem = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_CA_BYTES).read_to_end(&mut pem))
+            .map_err(|error| Self::refused(path, Cause::new(error)))?;
+        Ok(Some(Self { path: path.to_owned(), pem }))
+    }
+
+    fn add_to(&self, roots: &mut RootCertStore) -> Result<(), OutgoingError> {
+        let refused = |reason| Self::refused(&self.path, reason);
+        let before = roots.len();
+        for certificate in CertificateDer::pem_slice_iter(&self.pem) {
+            let certificate = certificate.map_err(|_| refused(Cause::new("it is not PEM")))?;
+            roots.add(certificate).map_err(|error| refused(Cause::new(error)))?;
+        }
+        if roots.len() == before {
+            return Err(refused(Cause::new("it has no certificate in it")));
+        }
+        Ok(())
+    }
+
+    fn refused(path: &Path, reason: Cause) -> OutgoingError {
+        OutgoingError::Ca { path: path.to_owned(), reason }
+    }
+}
+
 /// A client for requests of one kind. Cheap to clone; its connections are shared.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
@@ -104,12 +143,22 @@ impl Outgoing {
     /// # Errors
     /// [`OutgoingError::Ca`], [`OutgoingError::Tls`].
     pub fn to(url: &HttpUrl, ca: Option<&Path>) -> Result<Self, OutgoingError> {
+        Self::trusting(url, Authorities::of(url, ca)?.as_ref())
+    }
+
+    /// The same, with authorities that were read already.
+    ///
+    /// # Errors
+    /// [`OutgoingError::Ca`], [`OutgoingError::Tls`].
+    pub fn trusting(
+        url: &HttpUrl,
+        authorities: Option<&Authorities>,
+    ) -> Result<Self, OutgoingError> {
         let mut roots = RootCertStore::empty();
         if url.is_https() {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if let Some(path) = ca {
-                let refused = |reason| OutgoingError::Ca { path: path.to_owned(), reason };
-                add_authorities(path, &mut roots).map_err(refused)?;
+            if let Some(authorities) = authorities {
+                authorities.add_to(&mut roots)?;
             }
         }
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -183,20 +232,4 @@ async fn within<T>(
     exchange: impl Future<Output = Result<T, OutgoingError>>,
 ) -> Result<T, OutgoingError> {
     tokio::time::timeout(deadline, exchange).await.unwrap_or(Err(OutgoingError::Deadline(deadline)))
-}
-
-fn add_authorities(path: &Path, roots: &mut RootCertStore) -> Result<(), Cause> {
-    let mut pem = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_CA_BYTES).read_to_end(&mut pem))
-        .map_err(Cause::new)?;
-    let before = roots.len();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|_| Cause::new("it is not PEM"))?;
-        roots.add(certificate).map_err(Cause::new)?;
-    }
-    if roots.len() == before {
-        return Err(Cause::new("it has no certificate in it"));
-    }
-    Ok(())
 }

@@ -1,6 +1,11 @@
 //! Webhooks: events reach real receivers, signed, in order and again after a failure; secrets stay secret.
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    process::Command,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tidegate::{
@@ -10,6 +15,7 @@ use tidegate::{
     },
     types::{KeyPath, Problems, Secret, SecretSource},
 };
+use tokio::sync::watch;
 
 use crate::{
     assert_eventually,
@@ -174,7 +180,7 @@ fn a_silent_webhook_holds_up_no_other_and_each_gets_the_kinds_it_wants() {
     let (silent, slack) = (Origin::answering(200), Origin::answering(200));
     silent.hang();
     let alone = Alone::started(&[
-        config("silent", &format!("url = \"http://{silent}/\"\ntimeout = \"1h\"")),
+        config("silent", &format!("url = \"http://{silent}/\"\ntimeout = \"5m\"")),
         config(
             "slack",
             &format!("url = \"http://{slack}/\"\nformat = \"slack\"\nevents = [\"rolled_back\"]"),
@@ -187,6 +193,80 @@ fn a_silent_webhook_holds_up_no_other_and_each_gets_the_kinds_it_wants() {
     assert_eq!(slack.requests(), 1);
     assert_eventually!(silent.requests() == 1, within LONG);
     assert_eq!(alone.events("silent", "sent"), 0);
+}
+
+#[test]
+fn many_silent_webhooks_hold_up_no_other() {
+    let (silent, good) = (Origin::answering(200), Origin::answering(200));
+    silent.hang();
+    let silent_one = |n: u32| {
+        config(&format!("silent{n}"), &format!("url = \"http://{silent}/\"\ntimeout = \"5m\""))
+    };
+    let mut configs: Vec<WebhookConfig> = (0..6).map(silent_one).collect();
+    let alone = Alone::started(&configs);
+    alone.tell(EventKind::Step, "one");
+    assert_eventually!(silent.in_flight() == 6, within LONG);
+    configs.push(config("good", &format!("url = \"http://{good}/\"")));
+    alone.webhooks.configure(&configs);
+    alone.tell(EventKind::Step, "two");
+    assert_eventually!(alone.events("good", "sent") == 1, within LONG);
+    assert_eq!(silent.requests(), 6, "of each at most one is under way");
+}
+
+/// Says a secret once it may, which is when a webhook was taken out.
+fn read_late(source: &SecretSource) -> Result<Secret, String> {
+    READING.send_replace(true);
+    block_on(MAY_BE_READ.subscribe().wait_for(|may| *may)).map_err(|error| error.to_string())?;
+    read(source)
+}
+
+static READING: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::channel(false).0);
+static MAY_BE_READ: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::channel(false).0);
+
+#[test]
+fn an_event_is_not_sent_to_a_webhook_that_is_taken_out_before_its_try() {
+    let origin = Origin::answering(200);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("secret"), "word").unwrap();
+    let keys = format!(
+        "url = \"http://{origin}/\"\nsecret = {{ file = \"{}/secret\" }}",
+        folder.path().display()
+    );
+    let metrics = Metrics::new();
+    let alone = Alone { webhooks: Webhooks::new(metrics.clone(), read_late), metrics };
+    alone.webhooks.configure(&[config("gone", &keys)]);
+    alone.start();
+    alone.tell(EventKind::Step, "one");
+    let is_reading = || *READING.borrow();
+    assert_eventually!(is_reading(), within LONG);
+    alone.webhooks.configure(&[]);
+    MAY_BE_READ.send_replace(true);
+    assert_eventually!(alone.events("gone", "dropped") == 1, within LONG);
+    assert_eq!(origin.requests(), 0);
+}
+
+#[test]
+fn authorities_are_read_for_each_try_also_after_one_that_went_well() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let origin = Origin::builder().tls(&old.issue(&["localhost"])).start();
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, old.pem()).unwrap();
+    let keys = format!("url = \"https://localhost:{}/\"\nca = \"{}\"", origin.port(), ca.display());
+    let alone = Alone::started(&[config("ops", &keys)]);
+    origin.hang();
+    alone.tell(EventKind::Step, "one");
+    // Behind the first one, so that the client of that is at hand.
+    alone.tell(EventKind::Step, "two");
+    assert_eventually!(origin.in_flight() == 1, within LONG);
+    std::fs::write(&ca, new.pem()).unwrap();
+    origin.resume();
+    let failed = || {
+        let text = alone.metrics.render(&Samples::default());
+        text.contains("tidegate_webhook_failed_tries_total{webhook=\"ops\"} 1")
+    };
+    assert_eventually!(failed(), within LONG);
+    assert_eq!((texts(&origin), alone.events("ops", "sent")), (vec!["one".to_owned()], 1));
 }
 
 #[test]
@@ -208,25 +288,19 @@ fn test(edge: &Edge, name: &str) {
     edge.admin().post(&format!("/v1/webhooks/test?name={name}")).send().assert_status(202);
 }
 
-/// An address where nobody listens.
-fn refusing() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
 #[test]
 fn a_reload_keeps_what_waits_and_drops_what_is_for_a_webhook_that_is_gone() {
     let (origin, receiver) = (Origin::answering(200), Origin::answering(200));
-    let dead = refusing();
+    // For longer than this test waits; a changed configuration ends the pause.
+    let busy = Origin::builder().status(503).header("retry-after", "300").start();
     let edge = Edge::start(
-        &[&origin, &receiver, &dead],
+        &[&origin, &receiver, &busy],
         "[webhooks.ops]\nurl = \"http://{2}/\"\n[webhooks.gone]\nurl = \"http://{2}/\"\n[sites.a]\nhosts = [\"a\"]\nlisteners = [\"http\"]\nendpoints = [\"{0}\"]\n",
     );
     let answer = edge.admin().post("/v1/webhooks/test?name=none").send();
     assert_eq!((answer.status, edge.admin().post("/v1/webhooks/test").send().status), (404, 400));
     for name in ["ops", "gone"] {
         test(&edge, name);
-        // By then the pause before the next try is 30 seconds at least.
         let failed = || {
             edge.metric("tidegate_webhook_failed_tries_total", [("webhook", name)]) >= 1.0
                 && edge.metric("tidegate_webhook_events_waiting", [("webhook", name)]) == 1.0
@@ -280,7 +354,7 @@ fn a_url_is_read_from_its_file_for_each_try_and_never_shown_and_no_proxy_is_used
 #[test]
 fn the_end_waits_for_an_event_on_its_way_and_not_for_a_silent_webhook() {
     let (origin, receiver) = (Origin::answering(200), Origin::answering(200));
-    let config = "[log]\nlevel = \"debug\"\n[server]\ndrain = \"100ms\"\n[webhooks.ops]\nurl = \"http://{1}/\"\ntimeout = \"10m\"\n[sites.a]\nhosts = [\"a\"]\nlisteners = [\"http\"]\nendpoints = [\"{0}\"]\n";
+    let config = "[log]\nlevel = \"debug\"\n[server]\ndrain = \"100ms\"\n[webhooks.ops]\nurl = \"http://{1}/\"\ntimeout = \"5m\"\n[sites.a]\nhosts = [\"a\"]\nlisteners = [\"http\"]\nendpoints = [\"{0}\"]\n";
     let mut edge = Edge::spawn(&[&origin, &receiver], config);
     receiver.set_delay(Duration::from_millis(300));
     test(&edge, "ops");

@@ -16,7 +16,10 @@ use std::{
 };
 
 use super::{Config, ListenerConfig, raw::Raw, sent_on::RawSendTo, tree::Node};
-use crate::types::{Cidr, KeyPath, ListenAddress, Name, Problems, Segment, did_you_mean};
+use crate::{
+    telemetry::webhooks::MAX_WEBHOOKS,
+    types::{Cidr, KeyPath, ListenAddress, Name, Problems, Segment, did_you_mean},
+};
 
 /// What the parser is told beside [`Raw`].
 pub(super) struct Context<'a> {
@@ -52,6 +55,14 @@ fn parse_all(raw: &Raw, context: &Context<'_>, problems: &mut Problems) -> Confi
         .map(|(name, policy)| policy.parse(name, &root.key("policies").key(name), problems))
         .collect();
     let rollouts = rollouts::parse(raw, &upstreams, problems);
+    if raw.webhooks.len() > MAX_WEBHOOKS {
+        problems.error(
+            &root.key("webhooks"),
+            format!(
+                "there are more than {MAX_WEBHOOKS} webhooks; each may have a request under way"
+            ),
+        );
+    }
     let webhooks = raw
         .webhooks
         .iter()

@@ -11,6 +11,9 @@ use crate::types::{
     defaults, deserialize_by_form,
 };
 
+/// As long as the longest pause between tries.
+const LONGEST_TIMEOUT: HumanDuration = HumanDuration::from_secs(300);
+
 /// A webhook: where events of rollouts are told.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -25,7 +28,7 @@ pub struct RawWebhook {
     pub format: Option<WebhookFormat>,
     /// Which events are told. Default: all.
     pub events: Option<Vec<EventKind>>,
-    /// One try, from the look-up of the name to the answer's head.
+    /// One try, from the look-up of the name to the answer's head. At most five minutes.
     #[schemars(extend("default" = defaults::WEBHOOK_TIMEOUT.to_string()))]
     pub timeout: Option<HumanDuration>,
     /// A PEM file with authorities that are trusted beside the system's.
@@ -132,6 +135,14 @@ impl RawWebhook {
         }
         if self.timeout.is_some_and(|timeout| timeout.0.is_zero()) {
             problems.error(&path.key("timeout"), "no try can end within no time");
+        }
+        if self.timeout.is_some_and(|timeout| timeout.0 > LONGEST_TIMEOUT.0) {
+            problems.error(
+                &path.key("timeout"),
+                format!(
+                    "a try that takes longer than {LONGEST_TIMEOUT} holds up the events behind it"
+                ),
+            );
         }
         Some(WebhookConfig {
             name: name.clone(),

@@ -4,7 +4,6 @@
 //! lives for as long as events wait: between them it would hold a list of authorities for nothing.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -22,7 +21,7 @@ use super::{
 use crate::{
     telemetry::{
         metrics::WebhookResult,
-        outgoing::{Outgoing, OutgoingError},
+        outgoing::{Authorities, Outgoing, OutgoingError},
     },
     types::{HttpUrl, HttpUrlError, Secret},
 };
@@ -44,12 +43,8 @@ pub(super) async fn keep_telling(shared: Arc<Shared>, hook: Arc<Hook>) {
             error!(webhook, event, kind, "webhook not told of an event: it has waited for an hour");
             continue;
         }
-        let tried = {
-            // It is never closed.
-            let _place = shared.places.acquire().await;
-            tell(shared.read, &hook, &waiting.event, &mut client).await
-        };
-        match tried {
+        match tell(shared.read, &hook, &waiting.event, &mut client).await {
+            Tried::Gone => shared.end(&hook, WebhookResult::Dropped),
             Tried::Taken => {
                 shared.end(&hook, WebhookResult::Sent);
                 if failures > 0 {
@@ -94,6 +89,8 @@ async fn rest(hook: &Hook, pause: Duration) {
 /// What became of one try.
 enum Tried {
     Taken,
+    /// The webhook is no longer configured: nothing was sent.
+    Gone,
     /// Another try would end in the same way.
     Refused(Failure),
     /// It may work later; not before this, where the answer says so.
@@ -143,6 +140,10 @@ async fn tell(
         Err(failure @ Failure::Signature(_)) => return Tried::Later(failure, None),
         Err(failure) => return Tried::Refused(failure),
     };
+    if hook.gone.is_cancelled() {
+        // A reload has taken it out meanwhile. What is on its way from here on goes through.
+        return Tried::Gone;
+    }
     let answer = prepared.client.outgoing.tell(request, timeout).await;
     *client = Some(prepared.client);
     let head = match answer {
@@ -161,7 +162,7 @@ async fn tell(
 struct Client {
     outgoing: Outgoing,
     is_https: bool,
-    ca: Option<PathBuf>,
+    authorities: Option<Authorities>,
 }
 
 /// All that a try needs of files and variables.
@@ -187,14 +188,18 @@ impl Prepared {
             }
         };
         let secret = config.secret.as_ref().map(read).transpose().map_err(Failure::Unread)?;
-        let fits = |client: &Client| client.is_https == url.is_https() && client.ca == config.ca;
+        let refused = |source| Failure::Outgoing { to: url.clone(), source };
+        let authorities = Authorities::of(&url, config.ca.as_deref()).map_err(refused)?;
+        // With other authorities its connection is worth nothing either.
+        let fits = |client: &Client| {
+            client.is_https == url.is_https() && client.authorities == authorities
+        };
         let client = match at_hand.filter(fits) {
             Some(client) => client,
             None => Client {
-                outgoing: Outgoing::to(&url, config.ca.as_deref())
-                    .map_err(|source| Failure::Outgoing { to: url.clone(), source })?,
+                outgoing: Outgoing::trusting(&url, authorities.as_ref()).map_err(refused)?,
                 is_https: url.is_https(),
-                ca: config.ca.clone(),
+                authorities,
             },
         };
         Ok(Self { url, secret, client })

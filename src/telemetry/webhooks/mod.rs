@@ -1,9 +1,9 @@
 //! Webhooks: events of rollouts, told to other programs and to people as they happen.
 //!
 //! Off the path of requests. [`Webhooks::tell`] leaves an event in one bounded queue for the whole edge; a task for each
-//! webhook takes its events in their order, signs and sends them, and tries again for an hour (`again.rs`). At most four
-//! requests are under way at once, of one webhook at most one, so that its events come in their order. A webhook that is
-//! down holds up no other.
+//! webhook takes its events in their order, signs and sends them, and tries again for an hour (`again.rs`). Of one webhook at
+//! most one request is under way, so that its events come in their order, and they share no places: webhooks that are down
+//! or silent hold up no other, however many. There are [`MAX_WEBHOOKS`] at most.
 //!
 //! Invariants: nothing waits for a webhook, ever; URL and secret are read for each try and never shown; an event that
 //! is to be signed is never sent without. What it does not do: keep events over the end of the process, and promise that one
@@ -27,10 +27,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, Semaphore},
-};
+use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -46,8 +43,8 @@ use crate::types::{Name, Secret, SecretSource};
 
 /// Events that may wait, for all webhooks together.
 const MAX_WAITING: usize = 1_000;
-/// Requests under way.
-const MAX_IN_FLIGHT: usize = 4;
+/// Webhooks of an edge, each with a request under way at most.
+pub const MAX_WEBHOOKS: usize = 64;
 /// How often the end of the edge looks whether everything is told.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -63,7 +60,6 @@ pub struct Webhooks {
 struct Shared {
     metrics: Arc<Metrics>,
     read: SecretReader,
-    places: Semaphore,
     state: Mutex<State>,
 }
 
@@ -100,8 +96,7 @@ impl Webhooks {
             handle: None,
             in_flight: 0,
         };
-        let places = Semaphore::new(MAX_IN_FLIGHT);
-        let shared = Shared { metrics, read, places, state: Mutex::new(state) };
+        let shared = Shared { metrics, read, state: Mutex::new(state) };
         Arc::new(Self { shared: Arc::new(shared) })
     }
 
