@@ -140,7 +140,7 @@ impl Controlled {
         });
         self.run = match (upstream, self.run.take()) {
             (None, _) => None,
-            (Some(upstream), Some(run)) if run.is_of(upstream, &self.plan.config) => Some(run),
+            (Some(upstream), Some(run)) if run.goes_on(upstream, &self.plan.config) => Some(run),
             (Some(upstream), _) => Some(Run::start(handle, upstream, &self.plan.config)),
         };
     }

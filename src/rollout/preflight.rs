@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Method, header::USER_AGENT};
@@ -18,11 +19,11 @@ use tokio::{runtime::Handle, task::AbortHandle, time::sleep};
 
 use super::{
     controller::PreflightResult,
-    plan::{PreflightRequest, RolloutConfig, WarmUp},
+    plan::{Preflight, PreflightRequest, RolloutConfig, WarmUp},
 };
 use crate::{
-    types::defaults,
-    upstream::{Ask, Asked, Rest, Upstream},
+    types::{Name, defaults},
+    upstream::{Ask, Asked, Rest, Upstream, UpstreamConfig},
 };
 
 /// What failed is asked again after this time.
@@ -40,11 +41,30 @@ const MAX_BODY_BYTES: usize = 64 << 10;
 /// What these requests call themselves.
 const AGENT: &str = concat!("tidegate-preflight/", env!("CARGO_PKG_VERSION"));
 
+/// What is asked, and whom: another answer may be expected where any of it is another.
+#[derive(Debug, PartialEq)]
+struct Basis {
+    preflight: Preflight,
+    revision: Option<Name>,
+    upstream: UpstreamConfig,
+}
+
+impl Basis {
+    fn of(upstream: &Upstream, config: &RolloutConfig) -> Self {
+        Self {
+            preflight: config.preflight.clone(),
+            revision: config.revision.clone(),
+            upstream: upstream.config().clone(),
+        }
+    }
+}
+
 /// A task that asks. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Run {
-    upstream: Arc<Upstream>,
-    config: Arc<RolloutConfig>,
+    basis: Basis,
+    /// Of the generation in force.
+    upstream: Arc<ArcSwap<Upstream>>,
     result: Arc<Mutex<PreflightResult>>,
     task: AbortHandle,
 }
@@ -56,18 +76,27 @@ impl Run {
         config: &Arc<RolloutConfig>,
     ) -> Self {
         let result = Arc::new(Mutex::new(PreflightResult::Running));
-        let asking = ask_on(upstream.clone(), config.clone(), result.clone());
-        Self {
-            upstream: upstream.clone(),
-            config: config.clone(),
-            result,
-            task: handle.spawn(asking).abort_handle(),
-        }
+        let basis = Basis::of(upstream, config);
+        let upstream = Arc::new(ArcSwap::new(upstream.clone()));
+        let asking = ask_on(upstream.clone(), basis.preflight.clone(), result.clone());
+        Self { basis, upstream, result, task: handle.spawn(asking).abort_handle() }
     }
 
-    /// Whether it asks these endpoints, for this plan.
-    pub(super) fn is_of(&self, upstream: &Arc<Upstream>, config: &Arc<RolloutConfig>) -> bool {
-        Arc::ptr_eq(&self.upstream, upstream) && Arc::ptr_eq(&self.config, config)
+    /// Goes on with this upstream and plan, where they are the same but for their generation. Says whether it does: what was
+    /// asked, and warmed up, is not begun anew by every reload.
+    pub(super) fn goes_on(&self, upstream: &Arc<Upstream>, config: &RolloutConfig) -> bool {
+        if Arc::ptr_eq(&self.upstream.load(), upstream) && self.is_of_plan(config) {
+            return true;
+        }
+        let is_same = self.basis == Basis::of(upstream, config);
+        if is_same {
+            self.upstream.store(upstream.clone());
+        }
+        is_same
+    }
+
+    fn is_of_plan(&self, config: &RolloutConfig) -> bool {
+        self.basis.preflight == config.preflight && self.basis.revision == config.revision
     }
 
     pub(super) fn result(&self) -> PreflightResult {
@@ -82,14 +111,14 @@ impl Drop for Run {
 }
 
 async fn ask_on(
-    upstream: Arc<Upstream>,
-    config: Arc<RolloutConfig>,
+    upstream: Arc<ArcSwap<Upstream>>,
+    preflight: Preflight,
     result: Arc<Mutex<PreflightResult>>,
 ) {
-    let preflight = &config.preflight;
     let mut warm = HashSet::new();
     loop {
-        let asked = ask_all(&upstream, &preflight.requests).await;
+        let endpoints = upstream.load().in_service();
+        let asked = ask_all(endpoints, &preflight.requests).await;
         if let (Ok(endpoints), Some(warm_up)) = (&asked, &preflight.warm_up) {
             // Each once: what was warmed up before the others failed is warm.
             let cold = endpoints.iter().filter(|endpoint| warm.insert(endpoint.label().to_owned()));
@@ -108,8 +137,7 @@ async fn ask_on(
 }
 
 /// Asks every endpoint in service everything. Says who they are, or what failed first.
-async fn ask_all(upstream: &Upstream, checks: &[PreflightRequest]) -> Result<Vec<Asked>, String> {
-    let endpoints = upstream.in_service();
+async fn ask_all(endpoints: Vec<Asked>, checks: &[PreflightRequest]) -> Result<Vec<Asked>, String> {
     if endpoints.is_empty() {
         return Err("no endpoint is in service to be asked".to_owned());
     }

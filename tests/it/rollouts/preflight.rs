@@ -1,5 +1,7 @@
 //! What a candidate must answer before it gets any request.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{BLUE_GREEN, CANARY, HEAD, PROBES, Shop, named};
@@ -69,6 +71,39 @@ fn each_endpoint_is_warmed_up_once_before_it_gets_requests() {
         assert_eq!((origin.requests(), of("/a"), of("/b")), (30, 15, 15));
         assert!(origin.most_in_flight() <= 8, "{}", origin.most_in_flight());
     }
+}
+
+#[test]
+fn a_reload_of_something_else_begins_no_warm_up_anew() {
+    let rollout =
+        format!("{CANARY}preflight = {{ warm_up = {{ requests = 30, paths = [\"/a\"] }} }}");
+    let (shop, other) = shop(&rollout);
+    // One after the other: the first one that is asked keeps the task there, for less than a request may take.
+    for origin in [&shop.v2, &other] {
+        origin.set_delay(Duration::from_secs(3));
+    }
+    shop.command("start").assert_status(200);
+    let waiting = || shop.v2.in_flight() + other.in_flight();
+    assert_eventually!(waiting() == 8);
+    let unrelated = "\n[sites.more]\nhosts = [\"more.test\"]\nendpoints = [\"{0}\"]\n";
+    shop.edge.reload_with(&format!("{}{rollout}{unrelated}", head())).unwrap();
+    for origin in [&shop.v2, &other] {
+        origin.set_delay(Duration::ZERO);
+    }
+    assert_eventually!(shop.phase() == "step", within Duration::from_mins(1));
+    assert_eq!((shop.v2.requests(), other.requests()), (30, 30));
+}
+
+#[test]
+fn another_revision_is_asked_anew() {
+    let rollout = format!("{CANARY}{READY}");
+    let (shop, _other) = shop(&rollout);
+    shop.start_until("step");
+    shop.v2.set_status(503);
+    let next = rollout.replace("\"r1\"", "\"r2\"");
+    shop.edge.reload_with(&format!("{}{next}", head())).unwrap();
+    assert_eventually!(waits_for(&shop).contains("answered 503"));
+    assert_eq!(shop.phase(), "preflight");
 }
 
 #[test]
