@@ -313,7 +313,7 @@ fn copies(mirror: &MirrorStatus) -> String {
         if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
     };
     let mut text = format!(
-        "copies     {} sent, {} in flight; differing: {}; not made: {}\n",
+        "copies     {} sent, {} in flight; differing: {}; not made: {}\n           their latency is not compared\n",
         mirror.sent,
         mirror.in_flight,
         counts(&mirror.differing),

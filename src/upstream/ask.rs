@@ -297,3 +297,43 @@ impl EndpointSet {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_without_a_host_asks_for_the_upstreams_own() {
+        let asked = Asked {
+            address: "127.0.0.1:80".parse().unwrap(),
+            label: String::new(),
+            protocol: UpstreamProtocol::Auto,
+            tls: None,
+            authority: HeaderValue::from_static("own.test:80"),
+            opening: Vec::new(),
+        };
+        for (host, expected) in
+            [(None, "own.test:80"), (Some(""), "own.test:80"), (Some("a.test"), "a.test")]
+        {
+            for is_http2 in [false, true] {
+                let ask = Ask {
+                    method: Method::GET,
+                    path: "/a".to_owned(),
+                    host: host.map(HeaderValue::from_static),
+                    headers: HeaderMap::new(),
+                    body: Bytes::new(),
+                    deadline: Duration::ZERO,
+                    max_body_bytes: 0,
+                    rest: Rest::Left,
+                };
+                let request = asked.request(ask, is_http2).unwrap();
+                let seen = if is_http2 {
+                    request.uri().authority().unwrap().as_str()
+                } else {
+                    request.headers()[header::HOST].to_str().unwrap()
+                };
+                assert_eq!(seen, expected, "{host:?} {is_http2}");
+            }
+        }
+    }
+}

@@ -144,6 +144,9 @@ pub(super) fn compare(
     }
 }
 
+/// For who compares documents.
+static PLACE: Semaphore = Semaphore::const_new(1);
+
 /// Compares away from the workers that serve clients, one pair at a time in the whole process: a parsed document may take
 /// 80 times its text in memory. Whoever waits keeps its place in flight, so that no more wait than may be in flight.
 ///
@@ -154,7 +157,6 @@ pub(super) async fn compare_apart(
     live: LiveAnswer,
     other: OtherAnswer,
 ) -> Result<Option<Difference>, NotCompared> {
-    static PLACE: Semaphore = Semaphore::const_new(1);
     let place = PLACE.acquire().await.map_err(|_| NotCompared)?;
     let comparing = move || {
         // For as long as it runs, also where nobody waits for it any more.
@@ -281,7 +283,10 @@ mod tests {
     use http::header::CONTENT_TYPE;
 
     use super::*;
-    use crate::rollout::mirror::config::Pointer;
+    use crate::{
+        rollout::{mirror::config::Pointer, raw::RawRollout},
+        types::{KeyPath, Problems},
+    };
 
     fn rules(body: BodyComparison, ignore: &[&str]) -> Compare {
         Compare {
@@ -405,5 +410,36 @@ mod tests {
         let hear = || heard.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
         assert_eq!(hear(), "");
         assert_eq!(hear(), format!("the body differs at {}", "/a".repeat(100)));
+    }
+
+    #[tokio::test]
+    async fn documents_are_compared_elsewhere_one_pair_at_a_time() {
+        let text = "stable = \"a\"\ncandidate = \"b\"\nmirror = { compare = { body = \"json\", max_body = \"1MiB\" } }";
+        let raw: RawRollout = toml::from_str(text).unwrap();
+        let mut problems = Problems::new();
+        let config = raw.parse(&"shop".parse().unwrap(), &KeyPath::root(), &mut problems);
+        let config = Arc::new(config.unwrap());
+        let pair = || {
+            let mut body = Captured::new(BodyComparison::Json);
+            let text = format!("[{}0]", "{\"a\":0},".repeat(100_000));
+            body.piece(text.as_bytes(), 1 << 20);
+            let status = StatusCode::OK;
+            let live = LiveAnswer { status, headers: HeaderMap::new(), body };
+            let body = Bytes::from(text.replace(",0]", ",1]"));
+            (live, OtherAnswer { status, headers: HeaderMap::new(), body, is_whole: true })
+        };
+        let comparing = || {
+            let (live, other) = pair();
+            Box::pin(compare_apart(config.clone(), live, other))
+        };
+        let (mut first, mut second) = (comparing(), comparing());
+        // This thread goes on while it runs.
+        assert!(futures_util::poll!(&mut first).is_pending());
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert_eq!(PLACE.available_permits(), 0, "the second one waits for the first");
+        for comparing in [first, second] {
+            let found = comparing.await.unwrap().unwrap();
+            assert_eq!(found, Difference::Body(Some("/100000".to_owned())));
+        }
     }
 }

@@ -29,10 +29,10 @@ pub struct RawMirror {
     /// Requests with a larger body are not copied. At most 1 MiB.
     #[schemars(extend("default" = defaults::MIRROR_BODY.to_string()))]
     pub max_body: Option<ByteSize>,
-    /// Copies at the same time, from the request's beginning on. Further ones are not made. At most 1024.
+    /// Copies that are under way at the same time, from the sending to the end of the comparison. Further ones are not made. At most 1024.
     #[schemars(extend("default" = defaults::MIRROR_IN_FLIGHT))]
     pub max_in_flight: Option<NonZeroU32>,
-    /// A copy that is not answered by then has failed.
+    /// A copy whose answer is not there to its end by then has failed.
     #[schemars(extend("default" = defaults::MIRROR_TIMEOUT.to_string()))]
     pub timeout: Option<HumanDuration>,
     /// How answers are compared.

@@ -324,12 +324,8 @@ impl Shadow {
         let answer = asked.ask(ask).await;
         // It counts as in flight at its endpoint up to here.
         drop(picked);
-        match &answer {
-            Err(AskError::Connect(error)) if is_own_failure(error) => return Err(Skipped::Own),
-            // Whoever is asked in a way that can't be has done no wrong.
-            Err(AskError::Request(_)) => return Err(Skipped::Own),
-            Err(AskError::Http(error)) if error.is_user() => return Err(Skipped::Own),
-            _ => {}
+        if answer.as_ref().is_err_and(is_own) {
+            return Err(Skipped::Own);
         }
         self.copies().sent.fetch_add(1, Ordering::Relaxed);
         let of_other = self.judge(answer, &shown).await?;
@@ -434,6 +430,16 @@ fn copied(mut headers: HeaderMap) -> HeaderMap {
     headers
 }
 
+/// Whether it is the edge that failed: whoever is asked in a way that can't be, or not at all, has done no wrong.
+fn is_own(error: &AskError) -> bool {
+    match error {
+        AskError::Connect(error) => is_own_failure(error),
+        AskError::Http(error) => error.is_user(),
+        AskError::Request(_) => true,
+        AskError::Handshake(_) | AskError::Timeout(_) => false,
+    }
+}
+
 fn cut(text: &str) -> String {
     let mut cut: String = text.chars().filter(|one| !one.is_control()).take(SHOWN).collect();
     if text.chars().nth(SHOWN).is_some() {
@@ -465,6 +471,20 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["cookie", "x-tidegate-mirror"]);
         assert_eq!(copied["x-tidegate-mirror"], "1");
+    }
+
+    #[test]
+    fn the_edges_own_failures_are_told_apart() {
+        let connect = |code| AskError::Connect(std::io::Error::from_raw_os_error(code));
+        let invalid = HeaderValue::from_bytes(b"\n").map_err(http::Error::from).unwrap_err();
+        for (error, is_the_edges) in [
+            (connect(rustix::io::Errno::MFILE.raw_os_error()), true),
+            (connect(rustix::io::Errno::CONNREFUSED.raw_os_error()), false),
+            (AskError::Request(invalid), true),
+            (AskError::Timeout(Duration::ZERO), false),
+        ] {
+            assert_eq!(is_own(&error), is_the_edges, "{error:?}");
+        }
     }
 
     #[test]

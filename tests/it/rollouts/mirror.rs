@@ -43,6 +43,11 @@ fn compared(shop: &Shop) -> [u64; 2] {
     ["stable", "candidate"].map(|side| status[side]["requests"].as_u64().unwrap())
 }
 
+fn failures(shop: &Shop) -> [u64; 2] {
+    let status = shop.status();
+    ["stable", "candidate"].map(|side| status[side]["failures"].as_u64().unwrap())
+}
+
 fn answering(body: &str) -> Origin {
     Origin::builder().body(body.to_owned()).start()
 }
@@ -184,4 +189,147 @@ fn alone_it_ends_ready_and_is_not_promoted() {
     let live = shop.v1.requests();
     shop.edge.client().get("/").times(20).all_status(200);
     assert_eq!(shop.v1.requests(), live + 20);
+}
+
+#[test]
+fn what_both_fail_at_counts_on_both_sides() {
+    // Both answer badly, break off, or can't be connected to, as where what stands behind them is down.
+    let cut = || Origin::builder().truncated(1_000, 10).start();
+    for (case, [v1, v2]) in [
+        ("status", [answering("one"), answering("one")]),
+        ("reset", [answering("one"), answering("one")]),
+        ("cut", [cut(), cut()]),
+        ("stopped", [answering("one"), answering("one")]),
+    ] {
+        let shop = mirrored(v1, v2, MIRROR);
+        for origin in [&shop.v1, &shop.v2] {
+            match case {
+                "status" => origin.set_status(500),
+                "reset" => origin.set_resetting(true),
+                "stopped" => origin.stop(),
+                _ => {}
+            }
+        }
+        for _ in 0..5 {
+            // What the client gets does not matter here.
+            drop(shop.edge.client().get("/").try_send());
+        }
+        assert_eventually!(compared(&shop) == [5, 5], within Duration::from_secs(30));
+        assert_eq!(failures(&shop), [5, 5], "{case}");
+        assert_eq!(shop.phase(), "mirror", "{case}");
+    }
+}
+
+#[test]
+fn a_candidate_that_does_better_than_the_stable_has_not_failed() {
+    let shop = plain(MIRROR);
+    shop.v1.set_status(500);
+    shop.edge.client().get("/").times(3).all_status(500);
+    assert_eventually!(compared(&shop) == [3, 3]);
+    assert_eq!(failures(&shop), [3, 0]);
+    // Nobody is connected to, and the copy is like any other.
+    shop.v1.stop();
+    shop.edge.client().get("/x?y").header("x-tidegate_mirror", "1").send().assert_status(502);
+    assert_eventually!(compared(&shop) == [4, 4]);
+    assert_eq!(failures(&shop), [4, 0]);
+    let copy = shop.v2.last_request();
+    assert_eq!((copy.path.as_str(), copy.header("x-tidegate_mirror")), ("/x?y", None));
+    for name in ["x-forwarded-for", "x-request-id", "x-tidegate-mirror"] {
+        assert!(copy.header(name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_retry_hides_no_failure_of_the_stable() {
+    // One endpoint of the stable resets: every client is served by the other.
+    let good = answering("one");
+    let head = head()
+        .replace("[\"{0}\"]", "[\"{0}\", \"{2}\"]\noutlier_detection = false\nretries = { tries = 2, budget = { floor = \"100/s\" } }");
+    let v1 = Origin::builder().reset_before_head().start();
+    let shop = Shop::of([v1, answering("one")], &[&good], &format!("{head}{MIRROR}"));
+    shop.start_until("mirror");
+    shop.edge.client().get("/").times(20).all_status(200);
+    assert_eventually!(compared(&shop) == [20, 20]);
+    let [stable, candidate] = failures(&shop);
+    assert!((5..=15).contains(&stable), "{stable}");
+    assert_eq!(candidate, 0);
+    let retried = shop.v2.recorded().iter().any(|copy| copy.header("x-attempt-count").is_some());
+    assert!(!retried, "a copy is no retry");
+}
+
+#[test]
+fn what_a_client_ends_is_no_pair() {
+    let shop = plain(MIRROR);
+    shop.v1.hang();
+    let mut raw = shop.edge.raw();
+    raw.send("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    assert_eventually!(shop.v1.in_flight() == 1);
+    raw.reset();
+    assert_eventually!(skipped(&shop, "unanswered") == 1.0);
+    shop.v1.resume();
+    assert_eq!((compared(&shop), shop.v2.requests()), ([0, 0], 0));
+}
+
+#[test]
+fn a_candidate_that_breaks_off_every_body_is_found() {
+    let cut = Origin::builder().truncated(100_000, 50_000).start();
+    let shop = mirrored(Origin::builder().download(100_000).start(), cut, MIRROR);
+    shop.edge.client().get("/").times(3).all_status(200);
+    assert_eventually!(compared(&shop) == [3, 3]);
+    assert_eq!(failures(&shop), [0, 3]);
+}
+
+#[test]
+fn a_copy_goes_to_the_candidate_of_the_generation_in_force() {
+    let other = answering("one");
+    let shop =
+        Shop::of([answering("one"), answering("one")], &[&other], &format!("{}{MIRROR}", head()));
+    shop.start_until("mirror");
+    let ask = || {
+        shop.v1.hang();
+        let mut raw = shop.edge.raw();
+        raw.send("GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        assert_eventually!(shop.v1.in_flight() == 1);
+        raw
+    };
+    let end = |mut raw: crate::harness::Raw| {
+        shop.v1.resume();
+        raw.read_to_end(Duration::from_mins(1)).unwrap();
+    };
+    // Something else is reloaded: the copy is sent all the same.
+    let raw = ask();
+    let unrelated = "\n[sites.more]\nhosts = [\"more.test\"]\nendpoints = [\"{0}\"]\n";
+    shop.edge.reload_with(&format!("{}{MIRROR}{unrelated}", head())).unwrap();
+    end(raw);
+    assert_eventually!(compared(&shop) == [1, 1]);
+    // The candidate's endpoint is another one: what began before is not sent to the one that is gone.
+    let raw = ask();
+    shop.edge.reload_with(&format!("{}{MIRROR}", head().replace("{1}", "{2}"))).unwrap();
+    end(raw);
+    assert_eventually!(skipped(&shop, "over") == 1.0 || shop.v2.requests() > 1);
+    assert_eq!(shop.v2.requests(), 1);
+    shop.edge.client().get("/").send().assert_status(200);
+    assert_eventually!(other.requests() == 1);
+}
+
+#[test]
+fn who_is_answered_slowly_takes_no_place_of_the_copies() {
+    let shop = plain(&MIRROR.replace("timeout", "max_in_flight = 1, timeout"));
+    shop.v1.set_delay(Duration::from_mins(5));
+    let mut raw = shop.edge.raw();
+    raw.send("GET / HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    assert_eventually!(shop.v1.in_flight() == 1);
+    shop.v1.set_delay(Duration::ZERO);
+    shop.edge.client().get("/").send().assert_status(200);
+    assert_eventually!(compared(&shop) == [1, 1]);
+    assert_eq!(skipped(&shop, "in_flight"), 0.0);
+    raw.reset();
+}
+
+#[test]
+fn times_are_not_compared() {
+    let shop = plain(MIRROR);
+    shop.edge.client().get("/").times(5).all_status(200);
+    assert_eventually!(compared(&shop) == [5, 5]);
+    assert!(shop.status()["candidate"]["p50"].is_null());
 }
