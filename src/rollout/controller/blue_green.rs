@@ -29,7 +29,7 @@ impl Machine {
         }
     }
 
-    fn upstream_of(&self, side: Side) -> Name {
+    pub(super) fn upstream_of(&self, side: Side) -> Name {
         match (side, &self.plan.candidate) {
             (Side::Candidate, Some(candidate)) => candidate.clone(),
             _ => self.plan.stable.clone(),
@@ -73,11 +73,25 @@ impl Machine {
         if step != self.number || live.requests() == 0 {
             return;
         }
-        let before = self.baseline.take(stratum, live.requests());
-        if before.requests() > 0 {
-            let batch = self.batch(stratum, step, Sides { stable: before, candidate: live });
-            self.analysis.observe(now, &batch);
-        }
+        // Without anything from before it waits for what comes next.
+        let before = self.baseline.take(stratum);
+        let batch = self.batch(stratum, step, Sides { stable: before, candidate: live });
+        self.analysis.observe(now, &batch);
+    }
+
+    /// Time passes in a watch.
+    pub(super) fn earn(&mut self, passed: Duration) {
+        let left = self.watch_time().saturating_sub(self.progress.passed);
+        self.baseline.earn(passed, left);
+    }
+
+    fn watch_time(&self) -> Duration {
+        self.blue_green().map_or(Duration::ZERO, |plan| plan.watch)
+    }
+
+    /// Requests of the live side that were compared in this watch.
+    fn compared(&self) -> u64 {
+        self.progress.compared_before.saturating_add(self.analysis.compared())
     }
 
     pub(super) fn look_at_blue_green(&mut self, now: Duration, passed: Duration, facts: &Facts) {
@@ -116,19 +130,24 @@ impl Machine {
         if !self.progress.is_paused {
             self.progress.passed = self.progress.passed.saturating_add(passed);
         }
-        let needed = self.blue_green().map_or(Duration::ZERO, |plan| plan.watch);
-        let passed = self.progress.passed;
+        let (passed, needed) = (self.progress.passed, self.watch_time());
+        let (compared, left) = (self.compared(), self.baseline.sum().requests());
         let hold = Self::check_hold(facts);
         if passed >= needed && hold.is_none() {
             self.end_watch();
-            let text = format!(
-                "\"{}\" stays live: nothing spoke against it for {}",
-                self.upstream_of(live),
-                HumanDuration(needed)
-            );
+            let (upstream, time) = (self.upstream_of(live), HumanDuration(needed));
+            let text = match compared {
+                0 => format!(
+                    "\"{upstream}\" stays live: it had endpoints in service for {time}; what it answered could not be judged, since there was nothing to compare it with"
+                ),
+                _ => format!(
+                    "\"{upstream}\" stays live: nothing spoke against it for {time}; {compared} of its requests were compared"
+                ),
+            };
+            self.reason(text.clone());
             self.tell(EventKind::Ready, text);
         } else {
-            self.hold = hold.or(Some(Hold::Time { passed, needed }));
+            self.hold = hold.or(Some(Hold::Watch { passed, needed, compared, left }));
         }
     }
 
@@ -145,11 +164,18 @@ impl Machine {
         let upstream = self.upstream_of(side);
         self.set_live(&upstream);
         self.progress.phase = Phase::Watch;
-        self.progress.passed = Duration::ZERO;
+        (self.progress.passed, self.progress.compared_before) = (Duration::ZERO, 0);
         self.next_number(now);
-        let compared = match self.baseline.requests() {
-            0 => "nothing is known of the other side to compare it with".to_owned(),
-            requests => format!("it is compared with {requests} requests of the other side"),
+        self.baseline.begin(now);
+        let before = self.baseline.sum();
+        let compared = match (before.requests(), before.timed) {
+            (0, _) => "nothing is known of the other side to compare it with".to_owned(),
+            (requests, 0) => format!(
+                "it is compared with {requests} requests of the other side, but for their latency, of which nothing is known yet"
+            ),
+            (requests, _) => {
+                format!("it is compared with {requests} requests of the other side")
+            }
         };
         let text = format!("{why}: \"{upstream}\" has all requests; {compared}");
         self.reason(text.clone());

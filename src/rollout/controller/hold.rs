@@ -53,6 +53,17 @@ pub enum Hold {
         /// Asked for.
         needed: Duration,
     },
+    /// Blue-green: the rest of the watch.
+    Watch {
+        /// Passed so far.
+        passed: Duration,
+        /// Asked for.
+        needed: Duration,
+        /// Requests that were compared with some from before the switch.
+        compared: u64,
+        /// Requests from before the switch that are left to compare with.
+        left: u64,
+    },
     /// Another system has no answer, or none yet.
     Check {
         /// The check.
@@ -79,7 +90,14 @@ pub enum Hold {
 impl Hold {
     /// Whether it is worth an event: not what every step waits for.
     pub(super) fn is_news(&self) -> bool {
-        !matches!(self, Self::Requests { .. } | Self::Time { .. } | Self::Paused | Self::Preflight)
+        !matches!(
+            self,
+            Self::Requests { .. }
+                | Self::Time { .. }
+                | Self::Watch { .. }
+                | Self::Paused
+                | Self::Preflight
+        )
     }
 
     pub(super) fn is_like(&self, other: &Self) -> bool {
@@ -99,6 +117,7 @@ impl From<Waiting> for Hold {
 
 impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |time: &Duration| HumanDuration::from_secs(time.as_secs());
         let rate = |side: &Trials| 100.0 * side.events as f64 / side.trials.max(1) as f64;
         match self {
             Self::CandidateEndpoints { have, need, probes: 0 } => {
@@ -121,8 +140,20 @@ impl fmt::Display for Hold {
                 "{compared} of {needed} requests of the candidate were compared with the stable's"
             ),
             Self::Time { passed, needed } => {
-                let seconds = |time: &Duration| HumanDuration::from_secs(time.as_secs());
                 write!(f, "{} of {} have passed", seconds(passed), seconds(needed))
+            }
+            Self::Watch { passed, needed, compared, left } => {
+                let (passed, needed) = (seconds(passed), seconds(needed));
+                write!(
+                    f,
+                    "{passed} of {needed} have passed; {compared} requests were compared with those from before the switch"
+                )?;
+                if *left == 0 {
+                    f.write_str(
+                        ", of which there are no more: only endpoints and checks are judged",
+                    )?;
+                }
+                Ok(())
             }
             Self::Check { name: Some(name), text } => {
                 write!(f, "the check \"{name}\" has no answer: {text}")

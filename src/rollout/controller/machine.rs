@@ -123,6 +123,7 @@ impl Machine {
             progress.analysis.as_ref().and_then(|saved| Analysis::restore(&settings, saved));
         let mut machine = Self {
             analysis: restored.unwrap_or_else(|| Analysis::new(&settings)),
+            baseline: Baseline::new(settings.strata()),
             plan,
             routes,
             progress,
@@ -134,7 +135,6 @@ impl Machine {
             intervals: 0,
             hold: None,
             told: None,
-            baseline: Baseline::default(),
             was_up: [false; 2],
             is_down: [false; 2],
             wall: wall.as_second(),
@@ -159,20 +159,23 @@ impl Machine {
     ) -> Vec<Event> {
         let settings = settings_of(&plan, routes.len());
         let is_other_judgement = settings != self.settings || routes != self.routes;
-        let is_touched = is_other_judgement || fingerprint != self.fingerprint;
-        let before = self.place();
+        let mut is_touched = is_other_judgement || fingerprint != self.fingerprint;
+        let (before, live_before) = (self.place(), self.upstream_of(self.live_side()));
         let sides = |plan: &RolloutConfig| (plan.stable.clone(), plan.candidate.clone());
         if sides(&self.plan) != sides(&plan) {
             self.was_up = [false; 2];
+            is_touched = true;
         }
         (self.plan, self.routes, self.fingerprint) = (plan, routes, fingerprint);
         if is_other_judgement {
             // Counts by other routes, or by another measure, can't be gone on with.
             self.settings = settings;
             self.analysis = Analysis::new(&self.settings);
+            self.baseline = Baseline::new(self.settings.strata());
             self.progress.compared_before = 0;
         }
         self.take_plan();
+        is_touched |= self.upstream_of(self.live_side()) != live_before;
         if is_touched && before == self.place() && self.is_judging() {
             self.begin_window(now);
             self.tell(
@@ -238,6 +241,9 @@ impl Machine {
         for (up, side) in self.was_up.iter_mut().zip([Side::Stable, Side::Candidate]) {
             *up |= facts.of(side).in_service > 0;
         }
+        if self.progress.phase == Phase::Watch {
+            self.earn(passed);
+        }
         for (stratum, step, sides) in counts {
             self.observe(now, *stratum, *step, sides);
         }
@@ -288,16 +294,17 @@ impl Machine {
             let of_live = if is_blue_green && live == Side::Candidate { candidate } else { stable };
             self.analysis.learn_latencies(*stratum, of_live);
         }
-        if is_blue_green && !self.baseline.renews_thresholds(now) {
-            return Vec::new();
-        }
         let strata = 0..self.settings.strata();
-        let thresholds: Vec<_> =
-            strata.map(|stratum| (stratum, self.analysis.thresholds(stratum))).collect();
-        if is_blue_green && thresholds.iter().all(|(_, known)| known.is_none()) {
-            self.baseline.forget_thresholds();
+        let known = strata.map(|stratum| (stratum, self.analysis.thresholds(stratum)));
+        if !is_blue_green {
+            return known.collect();
         }
-        thresholds
+        let baseline = &mut self.baseline;
+        known
+            .filter(|(stratum, fresh)| {
+                fresh.is_some_and(|fresh| baseline.renews(now, *stratum, fresh))
+            })
+            .collect()
     }
 
     /// What the dial is to say now.
@@ -391,7 +398,7 @@ impl Machine {
     pub(super) fn begin_window(&mut self, now: Duration) {
         self.number += 2;
         self.analysis.begin_window(now, self.number);
-        self.baseline.forget_thresholds();
+        self.baseline.clear();
     }
 
     /// The dial is to change.

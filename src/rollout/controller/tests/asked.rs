@@ -1,7 +1,6 @@
 //! A preflight that asks the endpoints something.
 
 use super::*;
-use crate::rollout::dial::Side;
 
 const READY: &str = "preflight = { requests = [{ path = \"/ready\" }] }\n";
 

@@ -17,6 +17,7 @@ use crate::{
     rollout::{
         analysis::{Outcomes, Sides},
         checks::Standing,
+        dial::Side,
         plan::RolloutConfig,
         raw::RawRollout,
     },
@@ -93,12 +94,33 @@ impl Bench {
     }
 
     fn look(&mut self, stable: Outcomes, candidate: Outcomes) {
+        self.look_after(SECOND, stable, candidate);
+    }
+
+    /// A look, and then so much time.
+    fn look_after(&mut self, pause: Duration, stable: Outcomes, candidate: Outcomes) {
         let step = self.machine.setting().number;
         let counts = [(0, step, Sides { stable, candidate })];
         let events = self.machine.look(self.now, &self.facts(), &counts);
         self.events.extend(events);
-        self.now += SECOND;
-        self.wall += SECOND;
+        self.now += pause;
+        self.wall += pause;
+    }
+
+    /// So many seconds as the edge looks: 20 times a second while something is judged, else once. The live side of blue-green
+    /// gets so many requests a second, of which every one fails, or none.
+    fn serve_live(&mut self, seconds: u64, per_second: u64, fails: bool) {
+        let until = self.now + Duration::from_secs(seconds);
+        while self.now < until {
+            let looks = if self.machine.is_active() { 20 } else { 1 };
+            let requests = per_second / looks;
+            let live = side(requests, if fails { requests } else { 0 });
+            let (stable, candidate) = match self.machine.live_side() {
+                Side::Stable => (live, side(0, 0)),
+                Side::Candidate => (side(0, 0), live),
+            };
+            self.look_after(SECOND / looks as u32, stable, candidate);
+        }
     }
 
     /// So many seconds in which each side gets its share of 100 requests, and `failures` of the candidate's fail.
