@@ -143,16 +143,19 @@ impl RawRollout {
                 .error(&path.key("live"), format!("\"{live}\" is not one of the two upstreams"))
                 .help(format!("write {}", names.join(" or ")));
         }
-        for (key, is_set) in
-            [("sticky", self.sticky.is_some()), ("always", !self.always.is_empty())]
-        {
+        let all = "one side has all requests";
+        let no_steps = "there are no steps";
+        for (key, is_set, why) in [
+            ("sticky", self.sticky.is_some(), all),
+            ("always", !self.always.is_empty(), all),
+            ("never", !self.never.is_empty(), all),
+            ("schedule", self.schedule.is_some(), no_steps),
+            ("stable_min_endpoints", self.stable_min_endpoints.is_some(), no_steps),
+        ] {
             if is_set {
                 let rollout = path.parent().cloned().unwrap_or_else(KeyPath::root);
                 problems
-                    .error(
-                        &rollout.key(key),
-                        format!("`{key}` is of no use in blue-green: one side has all requests"),
-                    )
+                    .error(&rollout.key(key), format!("`{key}` is of no use in blue-green: {why}"))
                     .at_key()
                     .help("leave it out, or use `canary`");
             }
