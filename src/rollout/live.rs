@@ -33,7 +33,7 @@ use crate::{
 const OFTEN: Duration = Duration::from_millis(50);
 /// Everything else.
 const SELDOM: Duration = Duration::from_secs(1);
-/// What has no event is written down so often: time that has passed, evidence.
+/// What has no event is written down so often: time that has passed, evidence. So often it is tried again, too.
 const SAVE: Duration = Duration::from_secs(5);
 
 /// Why a command was not done, or not all of it.
@@ -65,7 +65,11 @@ pub struct Live {
     cookie_key: Mutex<Option<NumberKey>>,
     inner: Mutex<Inner>,
     wake: Notify,
+    /// One save waits at a time.
     saving: tokio::sync::Mutex<()>,
+    /// Who writes the file; holds what became of the last time.
+    writing: Mutex<Result<(), String>>,
+    /// Changes under the lock of `inner`, so that what was decided before it is in what is written down at the end.
     is_stopped: AtomicBool,
     /// Something was decided that is not written down yet.
     is_news: AtomicBool,
@@ -84,6 +88,8 @@ struct Inner {
     /// What was read, and what rollouts that the configuration has no more had come to.
     kept: Kept,
     last_save: Duration,
+    /// It could not be written down: it is not tried again before this.
+    next_try: Duration,
 }
 
 impl Live {
@@ -99,6 +105,7 @@ impl Live {
             cookie_key: Mutex::default(),
             wake: Notify::new(),
             saving: tokio::sync::Mutex::default(),
+            writing: Mutex::new(Ok(())),
             is_stopped: AtomicBool::new(true),
             is_news: AtomicBool::new(false),
             listener: Mutex::default(),
@@ -219,16 +226,17 @@ impl Live {
     /// # Errors
     /// There is no such rollout, it can't be done now, or it was done and could not be written down.
     pub async fn command(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         command: Command,
     ) -> Result<RolloutStatus, CommandError> {
-        if self.is_stopped.load(Ordering::Acquire) {
-            let why = "this process starts or ends, and decides nothing: ask the one that serves";
-            return Err(CommandError::Refused(Refused(why.to_owned())));
-        }
         let (events, status) = {
             let mut inner = self.lock();
+            if self.is_stopped.load(Ordering::Acquire) {
+                let why =
+                    "this process starts or ends, and decides nothing: ask the one that serves";
+                return Err(CommandError::Refused(Refused(why.to_owned())));
+            }
             let names: Vec<String> = inner.rollouts.keys().map(ToString::to_string).collect();
             let Some(controlled) = inner.rollouts.get_mut(name) else {
                 let near = did_you_mean(name, names.iter().map(String::as_str));
@@ -253,6 +261,10 @@ impl Live {
             }
             (events, refused.map_or_else(|| Ok(controlled.status()), Err))
         };
+        if !events.is_empty() {
+            // Also where the command was refused: the look before it may have decided something.
+            self.is_news.store(true, Ordering::Release);
+        }
         self.tell(&events);
         self.wake.notify_one();
         let status = status?;
@@ -262,10 +274,16 @@ impl Live {
 
     /// Nothing is decided any more: the edge ends, or another process has taken over. What there is is written down.
     pub fn stop(&self) {
-        if !self.is_stopped.swap(true, Ordering::AcqRel) {
-            let kept = self.everything();
-            if let Err(error) = kept::write(&self.path, &kept) {
-                warn!(%error, "the state of rollouts can't be kept");
+        // A write that is under way ends first: nothing older may replace what is written here.
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_stopped = {
+            let _nothing_is_decided_meanwhile = self.lock();
+            self.is_stopped.swap(true, Ordering::AcqRel)
+        };
+        if !was_stopped {
+            *writing = self.write();
+            if let Err(error) = &*writing {
+                warn!(error, "the state of rollouts can't be kept");
             }
         }
     }
@@ -276,6 +294,9 @@ impl Live {
         let (mut events, mut is_active) = (Vec::new(), false);
         let is_due = {
             let mut inner = self.lock();
+            if self.is_stopped.load(Ordering::Acquire) {
+                return SELDOM;
+            }
             for controlled in inner.rollouts.values_mut() {
                 let facts = controlled.facts();
                 let told = controlled.look(now, &facts);
@@ -288,8 +309,10 @@ impl Live {
                 controlled.run_checks(&self.handle);
                 is_active |= controlled.machine.is_active();
             }
-            let is_news = self.is_news.swap(false, Ordering::AcqRel) || !events.is_empty();
-            let is_due = is_news || (is_active && now >= inner.last_save + SAVE);
+            let is_owed = now >= inner.next_try && self.is_news.swap(false, Ordering::AcqRel);
+            let is_due = is_owed
+                || !events.is_empty()
+                || (is_active && now >= inner.last_save + SAVE && now >= inner.next_try);
             if is_due {
                 inner.last_save = now;
             }
@@ -311,17 +334,30 @@ impl Live {
         });
     }
 
-    async fn save(&self) -> Result<(), String> {
+    async fn save(self: &Arc<Self>) -> Result<(), String> {
         let _one_at_a_time = self.saving.lock().await;
-        if self.is_stopped.load(Ordering::Acquire) {
-            return Ok(());
+        let live = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || live.write_down()).await;
+        let written = written.unwrap_or_else(|panicked| Err(panicked.to_string()));
+        if written.is_err() {
+            // The disk may be full for a while: what is owed stays owed.
+            self.lock().next_try = self.began.elapsed() + SAVE;
+            self.is_news.store(true, Ordering::Release);
         }
-        let (kept, path) = (self.everything(), self.path.clone());
-        let written = tokio::task::spawn_blocking(move || kept::write(&path, &kept)).await;
-        match written {
-            Ok(written) => written.map_err(|error| error.to_string()),
-            Err(panicked) => Err(panicked.to_string()),
+        written
+    }
+
+    /// Writes down what there is. After the end the last word is written already: what became of that is what there is to say.
+    fn write_down(&self) -> Result<(), String> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_stopped.load(Ordering::Acquire) {
+            *writing = self.write();
         }
+        writing.clone()
+    }
+
+    fn write(&self) -> Result<(), String> {
+        kept::write(&self.path, &self.everything()).map_err(|error| error.to_string())
     }
 
     fn everything(&self) -> Kept {

@@ -89,3 +89,30 @@ fn a_process_that_takes_over_goes_on_where_the_other_was() {
     assert_eq!(v2.requests(), 0);
     assert_eq!(old.wait_exit(Duration::from_mins(1)).expect("it ends").code, Some(0));
 }
+
+#[test]
+fn what_could_not_be_written_down_is_written_later() {
+    let state = tempfile::tempdir().unwrap();
+    let head =
+        HEAD.replace("[server]", &format!("[server]\nstate_dir = \"{}\"", state.path().display()));
+    let (v1, v2) = (named("v1"), named("v2"));
+    let edge = Edge::start(&[&v1, &v2], &format!("{head}{PROBES}{CANARY}"));
+    post(&edge, "start").assert_status(200);
+    let file = state.path().join("rollouts.json");
+    assert_eventually!(phase(&edge) == "step" && file.is_file());
+    // Nothing can take the place of a folder with something in it.
+    let kept = || std::fs::read_to_string(&file).unwrap_or_default();
+    assert_eventually!(kept().contains("\"step\""));
+    loop {
+        // A save may be under way.
+        drop(std::fs::remove_file(&file));
+        if std::fs::create_dir_all(file.join("in-the-way")).is_ok() {
+            break;
+        }
+    }
+    let refused = post(&edge, "abort");
+    assert!(refused.text().contains("can't be written down"), "{}", refused.text());
+    assert_eq!(phase(&edge), "aborted", "it is in force");
+    std::fs::remove_dir_all(&file).unwrap();
+    assert_eventually!(kept().contains("\"aborted\""));
+}
