@@ -35,6 +35,11 @@ struct Test {
     needed: f64,
 }
 
+/// No evidence on the criterion with this number.
+pub(super) fn fresh_evidence(criterion: usize, tolerance: f64, strata: usize) -> Strata {
+    Strata::new(tolerance, strata, FIRST_RATES.get(criterion).copied().unwrap_or_default())
+}
+
 /// What is known of one stratum.
 #[derive(Clone, Debug, Default)]
 struct Stratum {
@@ -64,7 +69,7 @@ impl Analysis {
             let at = |list: &[f64; 3]| list.get(n).copied().unwrap_or_default();
             Test {
                 criterion,
-                evidence: Strata::new(at(&tolerances), settings.strata(), at(&FIRST_RATES)),
+                evidence: fresh_evidence(n, at(&tolerances), settings.strata()),
                 needed: -(settings.error_budget() * at(&SHARES)).ln(),
             }
         };

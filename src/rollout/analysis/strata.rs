@@ -43,6 +43,8 @@ pub(super) struct Strata {
     ln_together: f64,
     alone: Vec<Alone>,
     ln_alone_weight: f64,
+    /// Logarithm of the evidence that there was when these portfolios began; 0 at the start.
+    ln_capital: f64,
     /// Logarithm of the criterion's evidence.
     ln_total: f64,
 }
@@ -65,8 +67,21 @@ impl Strata {
             ln_together: f64::ln(together),
             alone: vec![one; strata],
             ln_alone_weight,
+            ln_capital: 0.0,
             ln_total: 0.0,
         }
+    }
+
+    /// The same portfolios, begun with the evidence of others as their capital: what there is, is staked anew.
+    pub(super) fn with_capital(mut self, ln_capital: f64) -> Self {
+        self.ln_capital = ln_capital;
+        self.ln_total = self.sum();
+        self
+    }
+
+    /// Logarithm of what it began with.
+    pub(super) fn ln_capital(&self) -> f64 {
+        self.ln_capital
     }
 
     /// Takes in a block of one stratum.
@@ -138,7 +153,7 @@ impl Strata {
 
     fn sum(&self) -> f64 {
         let together = self.ln_together + self.together.ln_total();
-        ln_sum(self.alone.iter().map(|one| one.ln_part).chain([together]))
+        self.ln_capital + ln_sum(self.alone.iter().map(|one| one.ln_part).chain([together]))
     }
 
     /// Where most of the evidence is from.

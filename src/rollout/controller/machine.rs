@@ -118,9 +118,8 @@ impl Machine {
     ) -> Self {
         let settings = settings_of(&plan, routes.len());
         let is_unknown = kept.is_none();
-        let progress = kept.unwrap_or_default().within_bounds();
-        let restored =
-            progress.analysis.as_ref().and_then(|saved| Analysis::restore(&settings, saved));
+        let mut progress = kept.unwrap_or_default().within_bounds();
+        let restored = go_on_judging(&settings, &routes, &mut progress);
         let mut machine = Self {
             analysis: restored.unwrap_or_else(|| Analysis::new(&settings)),
             baseline: Baseline::new(settings.strata()),
@@ -166,13 +165,14 @@ impl Machine {
             self.was_up = [false; 2];
             is_touched = true;
         }
-        (self.plan, self.routes, self.fingerprint) = (plan, routes, fingerprint);
+        let old_routes = std::mem::replace(&mut self.routes, routes);
+        (self.plan, self.fingerprint) = (plan, fingerprint);
         if is_other_judgement {
-            // Counts by other routes, or by another measure, can't be gone on with.
+            self.progress.analysis = Some(self.analysis.save(&self.settings, &old_routes));
             self.settings = settings;
-            self.analysis = Analysis::new(&self.settings);
+            let judged = go_on_judging(&self.settings, &self.routes, &mut self.progress);
+            self.analysis = judged.unwrap_or_else(|| Analysis::new(&self.settings));
             self.baseline = Baseline::new(self.settings.strata());
-            self.progress.compared_before = 0;
         }
         self.take_plan();
         is_touched |= self.upstream_of(self.live_side()) != live_before;
@@ -354,7 +354,12 @@ impl Machine {
     /// What is to be kept of it.
     pub(in crate::rollout) fn keep(&self) -> Progress {
         let mut progress = self.progress.clone();
-        progress.analysis = self.is_judging().then(|| self.analysis.save());
+        // Also where the file has no candidate just now: the state waits for it.
+        let is_judged = matches!(
+            progress.phase,
+            Phase::Mirror | Phase::Step | Phase::Ready | Phase::Watch
+        );
+        progress.analysis = is_judged.then(|| self.analysis.save(&self.settings, &self.routes));
         progress
     }
 
@@ -478,6 +483,20 @@ impl Machine {
             }
         }
     }
+}
+
+/// The judgement so far, under settings and on routes that may be others. What was compared by another measure, or on other
+/// routes, does not count for the step.
+fn go_on_judging(
+    settings: &Settings,
+    routes: &[String],
+    progress: &mut Progress,
+) -> Option<Analysis> {
+    let saved = progress.analysis.take()?;
+    if !saved.is_of(settings, routes) {
+        progress.compared_before = 0;
+    }
+    Analysis::restore(settings, routes, &saved)
 }
 
 fn settings_of(plan: &RolloutConfig, routes: usize) -> Settings {
