@@ -45,6 +45,14 @@ pub struct Plan {
     pub fingerprint: u64,
 }
 
+impl Plan {
+    /// The number under which its attempt counts: a state machine that comes to it goes on above it, since what is counted
+    /// under an older one is left out.
+    pub(super) fn last_number(&self) -> u32 {
+        self.attempt.as_ref().map_or(0, |attempt| attempt.reading().step)
+    }
+}
+
 /// A rollout that is in force.
 pub(super) struct Controlled {
     pub(super) machine: Machine,
@@ -67,7 +75,15 @@ impl Controlled {
         let (config, routes) = (plan.config.clone(), plan.routes.clone());
         send_copies(plan);
         Self {
-            machine: Machine::new(config, routes, plan.fingerprint, kept, now, wall),
+            machine: Machine::new(
+                config,
+                routes,
+                plan.fingerprint,
+                plan.last_number(),
+                kept,
+                now,
+                wall,
+            ),
             plan: plan.clone(),
             set: None,
             run: None,
@@ -189,7 +205,7 @@ impl Controlled {
 
     pub(super) fn status(&self) -> RolloutStatus {
         let machine = &self.machine;
-        let (plan, progress) = (machine.plan(), machine.progress());
+        let (plan, progress, phase) = (machine.plan(), machine.progress(), machine.shown_phase());
         let side = |side: Side, upstream: &Arc<Upstream>| {
             let standing = upstream.standing(0);
             let facts = SideFacts {
@@ -204,7 +220,7 @@ impl Controlled {
             SideStatus::of(machine, side, &facts)
         };
         let steps = plan.strategy.steps().len();
-        let has_step = matches!(progress.phase, Phase::Step | Phase::Ready) && steps > 0;
+        let has_step = matches!(phase, Phase::Step | Phase::Ready) && steps > 0;
         let ln_evidence = super::analysis::Criterion::ALL
             .map(|criterion| machine.analysis().ln_evidence(criterion))
             .into_iter()
@@ -213,8 +229,8 @@ impl Controlled {
             name: plan.name.clone(),
             strategy: plan.strategy.word().to_owned(),
             revision: plan.revision.clone(),
-            phase: progress.phase,
-            state: progress.phase.word().to_owned(),
+            phase,
+            state: phase.word().to_owned(),
             step: has_step.then_some((progress.step + 1, steps)),
             live: match machine.live_side() {
                 Side::Candidate => plan.candidate.clone().unwrap_or_else(|| plan.stable.clone()),

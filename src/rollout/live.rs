@@ -22,11 +22,12 @@ use super::{
     controlled::{Controlled, Plan},
     controller::{Command, Event, EventKind, Refused},
     kept::{self, Kept},
+    plan::RolloutConfig,
     status::RolloutStatus,
 };
 use crate::{
     state::{EdgeSecret, NumberKey, NumberSigner, Registry},
-    types::{Name, did_you_mean},
+    types::{Name, Problems, did_you_mean},
 };
 
 /// A candidate that is judged is looked at so often.
@@ -180,6 +181,7 @@ impl Live {
                             config,
                             routes,
                             plan.fingerprint,
+                            plan.last_number(),
                             now,
                         ));
                         controlled.take(plan);
@@ -207,6 +209,17 @@ impl Live {
         // That a rollout was there is worth knowing too: its next revision starts by itself.
         self.is_news.store(true, Ordering::Release);
         self.wake.notify_one();
+    }
+
+    /// Refuses plans that would take all requests at once from what a person has decided to give them to.
+    pub fn object(&self, plans: &[Arc<RolloutConfig>], problems: &mut Problems) {
+        let inner = self.lock();
+        for plan in plans {
+            let controlled = inner.rollouts.get(&plan.name);
+            if let Some(text) = controlled.and_then(|one| one.machine.objection(plan)) {
+                problems.error(&plan.path.key("stable"), text);
+            }
+        }
     }
 
     /// How all of them are.

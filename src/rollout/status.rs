@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    analysis::{LatencyCounts, Outcomes, bounds},
-    controller::{Machine, Phase},
+    analysis::{LatencyCounts, bounds},
+    controller::{Hold, Machine, Phase},
     dial::Side,
     mirror::MirrorStatus,
     plan::Strategy,
@@ -116,11 +116,7 @@ pub(super) struct SideFacts<'a> {
 
 impl SideStatus {
     pub(super) fn of(machine: &Machine, side: Side, facts: &SideFacts<'_>) -> Self {
-        let totals = machine.analysis().totals();
-        let counts: Outcomes = match side {
-            Side::Stable => totals.stable,
-            Side::Candidate => totals.candidate,
-        };
+        let counts = machine.totals_of(side);
         let error = 1.0 - machine.plan().analysis.confidence;
         let rate = bounds(counts.requests(), counts.failures, error);
         let share = machine.setting().share.millionths();
@@ -169,6 +165,12 @@ pub(super) fn next(machine: &Machine) -> Option<String> {
         }
         _ => format!("`tidegate rollout promote {}`", plan.name),
     };
+    if let Some(hold) = machine.standstill() {
+        return Some(match hold {
+            Hold::StillPromoted { live } => format!("write `stable = \"{live}\"` to the file"),
+            _ => "write a new `revision` to the file".to_owned(),
+        });
+    }
     match (&plan.strategy, progress.phase) {
         (Strategy::BlueGreen(_), Phase::Preflight) => {
             Some(format!("\"{}\" gets all requests", progress.target.as_ref()?))

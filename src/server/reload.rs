@@ -141,6 +141,7 @@ impl Core {
         let config = loaded.config.clone();
         let mut problems = Problems::new();
         refuse_fixed(&config, &present.settings, &mut problems);
+        self.live.rollouts.object(&config.rollouts, &mut problems);
         let compiling = config.clone();
         let compiled = self.builder.run(move || {
             let mut found = Problems::new();

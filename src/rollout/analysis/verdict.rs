@@ -22,13 +22,20 @@ impl Criterion {
     pub const ALL: [Self; 3] = [Self::Failures, Self::AboveP95, Self::AboveP99];
 }
 
+impl Criterion {
+    /// What is compared, where `stable` is what the stable is called.
+    fn text(self, stable: &str) -> String {
+        match self {
+            Self::Failures => "failures".to_owned(),
+            Self::AboveP95 => format!("answers slower than the p95 of {stable}"),
+            Self::AboveP99 => format!("answers slower than the p99 of {stable}"),
+        }
+    }
+}
+
 impl fmt::Display for Criterion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failures => "failures",
-            Self::AboveP95 => "answers slower than the stable's p95",
-            Self::AboveP99 => "answers slower than the stable's p99",
-        })
+        f.write_str(&self.text("the stable"))
     }
 }
 
@@ -59,13 +66,13 @@ pub struct Finding {
     pub stable: Trials,
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Finding {
+    /// The finding in a sentence, where the two sides are called so.
+    pub fn between(&self, candidate: &str, stable: &str) -> String {
         let rate = |side: Trials| 100.0 * side.events as f64 / side.trials.max(1) as f64;
-        write!(
-            f,
-            "{} on the candidate: {} of {} ({:.2} %); on the stable: {} of {} ({:.2} %)",
-            self.criterion,
+        format!(
+            "{} on {candidate}: {} of {} ({:.2} %); on {stable}: {} of {} ({:.2} %)",
+            self.criterion.text(stable),
             self.candidate.events,
             self.candidate.trials,
             rate(self.candidate),
@@ -73,6 +80,12 @@ impl fmt::Display for Finding {
             self.stable.trials,
             rate(self.stable),
         )
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.between("the candidate", "the stable"))
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     event::EventKind,
     hold::Hold,
     machine::{Facts, Machine, PreflightResult},
-    progress::{Phase, Progress},
+    progress::Phase,
 };
 use crate::{
     rollout::{
@@ -33,24 +33,6 @@ impl Machine {
         match (side, &self.plan.candidate) {
             (Side::Candidate, Some(candidate)) => candidate.clone(),
             _ => self.plan.stable.clone(),
-        }
-    }
-
-    pub(super) fn adopt_blue_green(&mut self) {
-        let plan = self.plan.clone();
-        let is_side = |name: &Name| *name == plan.stable || plan.candidate.as_ref() == Some(name);
-        let is_own = self.progress.phase.is_blue_green() || self.progress.target.is_some();
-        if !is_own {
-            self.progress = Progress { phase: Phase::Live, ..Progress::default() };
-        }
-        self.progress.revision.clone_from(&plan.revision);
-        let live_in_file = self.blue_green().map(|plan| plan.live.clone());
-        // What is not in the plan can't be live; what the file says needs no state.
-        let live = self.progress.live.take().filter(is_side);
-        self.progress.live = live.filter(|live| Some(live) != live_in_file.as_ref());
-        if self.progress.target.as_ref().is_some_and(|target| !is_side(target)) {
-            self.progress.target = None;
-            self.progress.phase = Phase::Live;
         }
     }
 
@@ -113,9 +95,7 @@ impl Machine {
 
     fn watch(&mut self, now: Duration, passed: Duration, facts: &Facts) {
         let live = self.live_side();
-        let is_down = self.was_up.get(live as usize).copied().unwrap_or_default()
-            && facts.of(live).in_service == 0
-            && facts.of(live.other()).in_service > 0;
+        let is_down = self.is_to_blame(live, now, facts);
         let bad = if let Some(finding) = self.analysis.finding() {
             Some(self.describe(finding))
         } else if let Standing::Bad { name, text } = &facts.checks {
@@ -132,7 +112,7 @@ impl Machine {
         }
         let (passed, needed) = (self.progress.passed, self.watch_time());
         let (compared, left) = (self.compared(), self.baseline.sum().requests());
-        let hold = Self::check_hold(facts);
+        let hold = self.outage_hold(live, facts).or_else(|| Self::check_hold(facts));
         if passed >= needed && hold.is_none() {
             self.end_watch();
             let (upstream, time) = (self.upstream_of(live), HumanDuration(needed));
@@ -194,8 +174,7 @@ impl Machine {
     }
 
     fn set_live(&mut self, upstream: &Name) {
-        let is_files = self.blue_green().is_some_and(|plan| plan.live == *upstream);
-        self.progress.live = (!is_files).then(|| upstream.clone());
+        self.progress.live = Some(upstream.clone());
         self.progress.target = None;
         self.hold = None;
     }
@@ -235,7 +214,7 @@ impl Machine {
             }
             (Command::Abort, Phase::Preflight) => {
                 self.progress.phase = Phase::Live;
-                self.progress.target = None;
+                (self.progress.target, self.progress.is_paused) = (None, false);
                 self.hold = None;
                 self.tell(EventKind::Aborted, "a person has called the switch off");
             }

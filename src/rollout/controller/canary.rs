@@ -102,7 +102,7 @@ impl Machine {
             self.describe(finding)
         } else if let Standing::Bad { name, text } = &facts.checks {
             format!("the check \"{name}\" fails: {text}")
-        } else if self.was_up[1] && facts.candidate.in_service == 0 {
+        } else if self.is_to_blame(Side::Candidate, now, facts) {
             "no endpoint of the candidate is in service".to_owned()
         } else {
             return false;
@@ -129,7 +129,8 @@ impl Machine {
         let steps = self.plan.strategy.steps();
         let Some(step) = steps.get(self.progress.step).copied() else { return };
         let is_ready = self.progress.phase == Phase::Ready;
-        self.hold = self.verdict_hold(now, &step);
+        self.hold =
+            self.outage_hold(Side::Candidate, facts).or_else(|| self.verdict_hold(now, &step));
         if self.progress.is_paused {
             self.hold = Some(Hold::Paused);
         }

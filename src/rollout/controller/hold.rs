@@ -39,6 +39,22 @@ pub enum Hold {
     Paused,
     /// The plan asks for a person.
     Person,
+    /// The file gives a revision other upstreams than those that it began with.
+    OtherUpstreams {
+        /// The revision.
+        revision: Name,
+        /// The stable that it began with.
+        stable: Name,
+        /// The candidate.
+        candidate: Name,
+    },
+    /// The file asks for another revision while what was promoted has all requests.
+    StillPromoted {
+        /// What was promoted.
+        live: Name,
+    },
+    /// Neither side has an endpoint in service, or had a moment ago: nobody can be judged.
+    BothDown,
     /// More requests, compared at the same moment.
     Requests {
         /// Compared so far.
@@ -134,6 +150,17 @@ impl fmt::Display for Hold {
             ),
             Self::Schedule => f.write_str("the schedule takes no step at this time"),
             Self::Paused => f.write_str("paused; `resume` goes on"),
+            Self::OtherUpstreams { revision, stable, candidate } => write!(
+                f,
+                "revision \"{revision}\" is from \"{stable}\" to \"{candidate}\"; for other upstreams write a new `revision` to the file"
+            ),
+            Self::StillPromoted { live } => write!(
+                f,
+                "\"{live}\" was promoted, and the file does not say so: write `stable = \"{live}\"`, or `abort` it, before another revision begins"
+            ),
+            Self::BothDown => f.write_str(
+                "both sides lost their endpoints together: neither is to blame, and both are to come back",
+            ),
             Self::Person => f.write_str("the plan waits for a person here; `resume` goes on"),
             Self::Requests { compared, needed } => write!(
                 f,

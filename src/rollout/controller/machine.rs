@@ -14,7 +14,8 @@ use super::{
 use crate::{
     rollout::{
         analysis::{
-            Analysis, Batch, Finding, LatencyCounts, Scope, Settings, Sides, Thresholds, Window,
+            Analysis, Batch, Finding, LatencyCounts, Outcomes, Scope, Settings, Sides, Thresholds,
+            Window,
         },
         checks::Standing,
         dial::Side,
@@ -97,21 +98,26 @@ pub(in crate::rollout) struct Machine {
     last_look: Option<Duration>,
     intervals: u64,
     pub(super) hold: Option<Hold>,
+    /// Why nothing is decided under this plan, and the state is left as it is.
+    pub(super) standstill: Option<Hold>,
     told: Option<Hold>,
     pub(super) baseline: Baseline,
     /// Whether each side has had an endpoint in service since the plan was taken.
     pub(super) was_up: [bool; 2],
-    is_down: [bool; 2],
+    pub(super) is_down: [bool; 2],
+    /// When neither side had an endpoint in service, until both have again.
+    pub(super) both_down: Option<Duration>,
     pub(super) wall: i64,
     pub(super) events: Vec<Event>,
 }
 
 impl Machine {
-    /// Begins with what was kept, if anything was.
+    /// Begins with what was kept, if anything was. `last`: the number under which its attempt has counted up to now.
     pub(in crate::rollout) fn new(
         plan: Arc<RolloutConfig>,
         routes: Vec<String>,
         fingerprint: u64,
+        last: u32,
         kept: Option<Progress>,
         now: Duration,
         wall: Timestamp,
@@ -129,13 +135,15 @@ impl Machine {
             settings,
             fingerprint,
             is_unknown,
-            number: 0,
+            number: last,
             last_look: None,
             intervals: 0,
             hold: None,
+            standstill: None,
             told: None,
             was_up: [false; 2],
             is_down: [false; 2],
+            both_down: None,
             wall: wall.as_second(),
             events: Vec::new(),
         };
@@ -148,17 +156,21 @@ impl Machine {
         machine
     }
 
-    /// A configuration comes into force.
+    /// A configuration comes into force. `last`: the number under which its attempt has counted up to now.
     pub(in crate::rollout) fn adopt(
         &mut self,
         plan: Arc<RolloutConfig>,
         routes: Vec<String>,
         fingerprint: u64,
+        last: u32,
         now: Duration,
     ) -> Vec<Event> {
         let settings = settings_of(&plan, routes.len());
         let is_other_judgement = settings != self.settings || routes != self.routes;
         let mut is_touched = is_other_judgement || fingerprint != self.fingerprint;
+        // An attempt that had a state machine of its own before.
+        is_touched |= last > self.number;
+        self.number = self.number.max(last);
         let (before, live_before) = (self.place(), self.upstream_of(self.live_side()));
         let sides = |plan: &RolloutConfig| (plan.stable.clone(), plan.candidate.clone());
         if sides(&self.plan) != sides(&plan) {
@@ -188,20 +200,13 @@ impl Machine {
         std::mem::take(&mut self.events)
     }
 
-    fn take_plan(&mut self) {
-        match self.plan.strategy {
-            Strategy::Canary(_) | Strategy::Mirror(_) => self.adopt_canary(),
-            Strategy::BlueGreen(_) => self.adopt_blue_green(),
-        }
-    }
-
     fn place(&self) -> (Phase, usize, u32) {
         (self.progress.phase, self.progress.step, self.progress.share)
     }
 
     /// Whether tries of both sides are being compared.
     pub(in crate::rollout) fn is_judging(&self) -> bool {
-        self.plan.candidate.is_some()
+        self.has_attempt()
             && match self.progress.phase {
                 Phase::Mirror | Phase::Step | Phase::Watch => true,
                 // After a mirror alone there is nothing to compare.
@@ -214,7 +219,7 @@ impl Machine {
     pub(in crate::rollout) fn asks(&self) -> Option<Side> {
         let is_asked = self.progress.phase == Phase::Preflight
             && self.plan.preflight.asks()
-            && self.plan.candidate.is_some();
+            && self.has_attempt();
         let side = match self.plan.strategy {
             Strategy::BlueGreen(_) => self.live_side().other(),
             Strategy::Canary(_) | Strategy::Mirror(_) => Side::Candidate,
@@ -224,7 +229,12 @@ impl Machine {
 
     /// Whether it has to be looked at often.
     pub(in crate::rollout) fn is_active(&self) -> bool {
-        self.is_judging() || self.progress.phase == Phase::Preflight
+        self.is_judging() || (self.has_attempt() && self.progress.phase == Phase::Preflight)
+    }
+
+    /// Whether the state is that of the plan: there is a candidate, and it is the one that was meant.
+    fn has_attempt(&self) -> bool {
+        self.plan.candidate.is_some() && self.standstill.is_none()
     }
 
     /// One look: what was counted since the last one, and how the world is.
@@ -238,9 +248,7 @@ impl Machine {
         self.last_look = Some(now);
         self.wall = facts.wall.as_second();
         self.intervals += 1;
-        for (up, side) in self.was_up.iter_mut().zip([Side::Stable, Side::Candidate]) {
-            *up |= facts.of(side).in_service > 0;
-        }
+        self.see_sides(now, facts);
         if self.progress.phase == Phase::Watch {
             self.earn(passed);
         }
@@ -250,6 +258,7 @@ impl Machine {
         if self.plan.candidate.is_some() {
             self.watch_sides(facts);
             match self.plan.strategy {
+                _ if self.standstill.is_some() => self.hold.clone_from(&self.standstill),
                 Strategy::Canary(_) | Strategy::Mirror(_) => {
                     self.look_at_canary(now, passed, facts);
                 }
@@ -262,6 +271,7 @@ impl Machine {
 
     fn observe(&mut self, now: Duration, stratum: usize, step: u32, sides: &Sides) {
         match (&self.plan.strategy, self.progress.phase) {
+            _ if self.standstill.is_some() => {}
             (
                 Strategy::Canary(_) | Strategy::Mirror(_),
                 Phase::Mirror | Phase::Step | Phase::Ready,
@@ -315,6 +325,11 @@ impl Machine {
                 Side::Stable => (nothing, true),
                 Side::Candidate => (Percent::ALL, true),
             },
+            // What was promoted keeps its requests, where the plan has it.
+            _ if self.standstill.is_some() => match self.live_side() {
+                Side::Stable => (nothing, false),
+                Side::Candidate => (Percent::ALL, true),
+            },
             (_, Phase::Step | Phase::Ready) => {
                 let step = self.plan.strategy.steps().get(self.progress.step);
                 step.map_or((nothing, false), |step| (step.share, true))
@@ -322,7 +337,7 @@ impl Machine {
             (_, Phase::Promoted) => (Percent::ALL, true),
             _ => (nothing, false),
         };
-        let is_mirrored = self.progress.phase == Phase::Mirror && self.plan.candidate.is_some();
+        let is_mirrored = self.progress.phase == Phase::Mirror && self.has_attempt();
         Setting { share, number: self.number, is_in_play, is_mirrored }
     }
 
@@ -344,6 +359,15 @@ impl Machine {
                 command.word()
             )));
         }
+        if let Some(hold) = &self.standstill {
+            if command != Command::Abort || self.progress.phase != Phase::Promoted {
+                return Err(Refused(hold.to_string()));
+            }
+            self.command_canary(command, now)?;
+            // Now the file's revision may begin.
+            self.take_plan();
+            return Ok(std::mem::take(&mut self.events));
+        }
         match self.plan.strategy {
             Strategy::Canary(_) | Strategy::Mirror(_) => self.command_canary(command, now)?,
             Strategy::BlueGreen(_) => self.command_blue_green(command, now, facts)?,
@@ -355,10 +379,8 @@ impl Machine {
     pub(in crate::rollout) fn keep(&self) -> Progress {
         let mut progress = self.progress.clone();
         // Also where the file has no candidate just now: the state waits for it.
-        let is_judged = matches!(
-            progress.phase,
-            Phase::Mirror | Phase::Step | Phase::Ready | Phase::Watch
-        );
+        let is_judged =
+            matches!(progress.phase, Phase::Mirror | Phase::Step | Phase::Ready | Phase::Watch);
         progress.analysis = is_judged.then(|| self.analysis.save(&self.settings, &self.routes));
         progress
     }
@@ -368,7 +390,8 @@ impl Machine {
         match &self.plan.strategy {
             Strategy::Canary(_) | Strategy::Mirror(_) => self.progress.phase == Phase::Promoted,
             Strategy::BlueGreen(plan) => {
-                self.progress.live.as_ref().is_some_and(|live| *live != plan.live)
+                let live = self.progress.live.as_ref().filter(|_| self.plan.candidate.is_some());
+                live.is_some_and(|live| *live != plan.live)
             }
         }
     }
@@ -393,6 +416,19 @@ impl Machine {
 
     pub(in crate::rollout) fn analysis(&self) -> &Analysis {
         &self.analysis
+    }
+
+    pub(in crate::rollout) fn standstill(&self) -> Option<&Hold> {
+        self.standstill.as_ref()
+    }
+
+    /// Where it is, as far as the plan is concerned.
+    pub(in crate::rollout) fn shown_phase(&self) -> Phase {
+        match self.progress.phase {
+            Phase::Promoted => Phase::Promoted,
+            _ if self.standstill.is_some() => Phase::NotStarted,
+            phase => phase,
+        }
     }
 
     pub(in crate::rollout) fn hold(&self) -> Option<&Hold> {
@@ -426,14 +462,32 @@ impl Machine {
         self.progress.reason = Some(Reason { text, at: self.wall });
     }
 
+    /// What was compared of a side. After a switch the side that is live is judged, by what the other one was before.
+    pub(in crate::rollout) fn totals_of(&self, side: Side) -> Outcomes {
+        let Sides { stable, candidate } = self.analysis.totals();
+        let judged = match self.plan.strategy {
+            Strategy::BlueGreen(_) => self.live_side(),
+            Strategy::Canary(_) | Strategy::Mirror(_) => Side::Candidate,
+        };
+        if side == judged { candidate } else { stable }
+    }
+
     /// A finding with the name of its route.
     pub(super) fn describe(&self, finding: &Finding) -> String {
+        let text = match self.plan.strategy {
+            Strategy::BlueGreen(_) => {
+                let live = self.live_side();
+                let name = |side| format!("\"{}\"", self.upstream_of(side));
+                finding.between(&name(live), &name(live.other()))
+            }
+            Strategy::Canary(_) | Strategy::Mirror(_) => finding.to_string(),
+        };
         match finding.scope {
             Scope::Stratum(route) if self.routes.len() > 1 => {
                 let name = self.routes.get(route).map_or("one route", String::as_str);
-                format!("{finding}; most of it on {name}")
+                format!("{text}; most of it on {name}")
             }
-            _ => finding.to_string(),
+            _ => text,
         }
     }
 
@@ -450,37 +504,6 @@ impl Machine {
                 self.tell(EventKind::Held, hold.to_string());
             }
             self.told = news;
-        }
-    }
-
-    /// A side without endpoints, whose requests the other one serves.
-    fn watch_sides(&mut self, facts: &Facts) {
-        let is_in_play = self.setting().is_in_play;
-        for side in [Side::Stable, Side::Candidate] {
-            let place = side as usize;
-            let was_up = self.was_up.get(place).copied().unwrap_or_default();
-            let is_down = is_in_play
-                && was_up
-                && facts.of(side).in_service == 0
-                && facts.of(side.other()).in_service > 0;
-            let Some(told) = self.is_down.get_mut(place) else { continue };
-            if std::mem::replace(told, is_down) == is_down {
-                continue;
-            }
-            if is_down {
-                let (down, other) = (side.word(), side.other().word());
-                self.tell(
-                    EventKind::SideDown,
-                    format!(
-                        "no endpoint of the {down} is in service: the {other} serves its requests"
-                    ),
-                );
-            } else if is_in_play {
-                self.tell(
-                    EventKind::SideUp,
-                    format!("the {} has endpoints in service again", side.word()),
-                );
-            }
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{
     machine::{Facts, Machine},
     progress::Phase,
 };
+use crate::rollout::dial::Side;
 
 impl Machine {
     /// The candidate has passed its preflight.
@@ -36,7 +37,9 @@ impl Machine {
         self.hold = if self.progress.is_paused {
             Some(Hold::Paused)
         } else {
-            self.verdict_hold(now, &stage).or_else(|| self.step_hold(facts))
+            self.outage_hold(Side::Candidate, facts)
+                .or_else(|| self.verdict_hold(now, &stage))
+                .or_else(|| self.step_hold(facts))
         };
         if self.hold.is_some() {
             return;

@@ -13,6 +13,7 @@ mod hold;
 mod machine;
 mod mirror;
 mod progress;
+mod sides;
 
 #[cfg(test)]
 mod tests;

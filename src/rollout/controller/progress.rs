@@ -72,11 +72,6 @@ impl Phase {
             Self::Watch => "watch",
         }
     }
-
-    /// Whether it belongs to blue-green.
-    pub(super) fn is_blue_green(self) -> bool {
-        matches!(self, Self::Live | Self::Watch)
-    }
 }
 
 /// How an attempt of the past ended.
@@ -116,6 +111,8 @@ pub(in crate::rollout) struct Progress {
     pub phase: Phase,
     /// Of the attempt.
     pub revision: Option<Name>,
+    /// The stable and the candidate of the attempt. Those of another are another attempt, whatever its revision.
+    pub upstreams: Option<(Name, Name)>,
     /// The present step's place in the plan.
     pub step: usize,
     /// The candidate's share in it, in millionths: a plan that changes finds its step by it.
@@ -128,7 +125,7 @@ pub(in crate::rollout) struct Progress {
     pub is_paused: bool,
     /// A person has let the present step go on.
     pub is_resumed: bool,
-    /// The upstream that serves, where it is not the file that says so.
+    /// The upstream that serves: of a canary where it is not the file that says so, of blue-green always.
     pub live: Option<Name>,
     /// Blue-green: the upstream that is to be live next.
     pub target: Option<Name>,
@@ -159,6 +156,11 @@ impl Progress {
         self.past.push(Past { revision, ended, live });
         let excess = self.past.len().saturating_sub(MOST_PAST);
         self.past.drain(..excess);
+    }
+
+    /// Whether it is the state of blue-green.
+    pub(super) fn is_of_blue_green(&self) -> bool {
+        matches!(self.phase, Phase::Live | Phase::Watch) || self.target.is_some()
     }
 
     pub(super) fn past_of(&self, revision: &Name) -> Option<&Past> {

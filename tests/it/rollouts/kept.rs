@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use super::{CANARY, HEAD, PROBES, named, phase, post};
+use super::{CANARY, HEAD, PROBES, Shop, named, phase, post};
 use crate::{assert_eventually, harness::Edge};
 
 #[test]
@@ -91,6 +91,27 @@ fn a_process_that_takes_over_goes_on_where_the_other_was() {
 }
 
 #[test]
+fn a_rollout_that_left_the_configuration_and_comes_back_is_judged_on() {
+    let shop = Shop::started(CANARY);
+    let text = |weight: u32, rollout: &str| {
+        let weighted = format!("endpoints = [{{ address = \"{{1}}\", weight = {weight} }}]");
+        format!("{HEAD}{PROBES}{rollout}").replace("endpoints = [\"{1}\"]", &weighted)
+    };
+    // Each begins a new window, with a higher number.
+    for weight in [2, 3, 4] {
+        shop.edge.reload_with(&text(weight, CANARY)).unwrap();
+    }
+    let without = text(4, "").replace("rollout = \"shop\"", "upstream = \"v1\"");
+    shop.edge.reload_with(&without).unwrap();
+    shop.edge.reload_with(&text(4, CANARY)).unwrap();
+    assert_eq!(shop.phase(), "step");
+    let load = shop.edge.client().get("/").load(4).pause(Duration::from_millis(2)).start();
+    shop.v2.set_status(503);
+    assert_eventually!(shop.phase() == "rolled_back");
+    load.stop();
+}
+
+#[test]
 fn what_could_not_be_written_down_is_written_later() {
     let state = tempfile::tempdir().unwrap();
     let head =
@@ -115,4 +136,25 @@ fn what_could_not_be_written_down_is_written_later() {
     assert_eq!(phase(&edge), "aborted", "it is in force");
     std::fs::remove_dir_all(&file).unwrap();
     assert_eventually!(kept().contains("\"aborted\""));
+}
+
+#[test]
+fn a_file_that_would_move_all_requests_unseen_is_refused() {
+    let shop = Shop::started(CANARY);
+    shop.command("promote").assert_status(200);
+    let third = "\n[upstreams.v3]\nendpoints = [\"{1}\"]\n";
+    let text = |stable: &str| {
+        let rollout = CANARY
+            .replace("\"v2\"", "\"v3\"")
+            .replace("\"r1\"", "\"r2\"")
+            .replace("stable = \"v1\"", &format!("stable = \"{stable}\""));
+        format!("{HEAD}{PROBES}{third}{rollout}")
+    };
+    let refused = shop.edge.reload_with(&text("v1")).unwrap_err().to_string();
+    assert!(refused.contains("has all requests of this rollout"), "{refused}");
+    let before = shop.v2.requests();
+    shop.edge.client().get("/").times(20).all_status(200);
+    assert_eq!(shop.v2.requests() - before, 20);
+    shop.edge.reload_with(&text("v2")).unwrap();
+    assert_eventually!(shop.phase() == "step");
 }

@@ -41,6 +41,8 @@ fn a_switch_to_a_bad_side_is_taken_back() {
     bench.serve(5, 20);
     assert_eq!((bench.phase(), bench.share()), (Phase::Live, 0));
     assert_eq!(bench.kinds().last(), Some(&EventKind::RolledBack));
+    let told = bench.events.last().unwrap().text.clone();
+    assert!(told.starts_with("failures on \"green\": ") && told.contains("; on \"blue\": 0 of"));
     // So is one whose endpoints are gone.
     bench.order(Command::Switch).unwrap();
     bench.serve(1, 0);
@@ -192,5 +194,39 @@ fn latency_is_judged_after_most_switches() {
         assert_eq!((bench.phase(), bench.share()), (Phase::Live, 0), "{seconds}");
         let reason = bench.machine.progress().reason.clone().unwrap().text;
         assert!(reason.contains("slower"), "{reason}");
+    }
+}
+
+#[test]
+fn each_side_has_its_own_counts_whichever_is_live() {
+    let mut bench = Bench::new(BLUE_GREEN, None);
+    bench.order(Command::Switch).unwrap();
+    bench.serve(100, 0);
+    bench.order(Command::Switch).unwrap();
+    bench.look(side(40, 1), side(0, 0));
+    let of = |bench: &Bench, side| bench.machine.totals_of(side).requests();
+    assert_eq!((of(&bench, Side::Stable), of(&bench, Side::Candidate)), (40, 100));
+    while bench.phase() == Phase::Watch {
+        bench.look(side(40, 20), side(0, 0));
+    }
+    let told = bench.events.last().unwrap().text.clone();
+    assert!(told.starts_with("failures on \"blue\": "), "{told}");
+}
+
+#[test]
+fn a_pause_ends_with_the_switch_that_was_paused() {
+    let mut bench = Bench::new(BLUE_GREEN, None);
+    let unproven = SetStanding { proven: 0, ..UP };
+    for end in 0..2 {
+        bench.facts = [UP, unproven];
+        bench.order(Command::Switch).unwrap();
+        bench.order(Command::Pause).unwrap();
+        if end == 0 {
+            bench.order(Command::Abort).unwrap();
+        } else {
+            bench.adopt(&BLUE_GREEN.replace("green\"", "red\""), 2);
+        }
+        assert!(!bench.machine.progress().is_paused);
+        assert_eq!(bench.phase(), Phase::Live);
     }
 }

@@ -235,3 +235,46 @@ fn checks_hold_steps_and_take_the_candidate_back() {
     bench.serve(1, 0);
     assert_eq!((bench.phase(), bench.share()), (Phase::Live, 0));
 }
+
+#[test]
+fn endpoints_that_are_gone_on_both_sides_blame_nobody() {
+    let mut bench = Bench::known(CANARY);
+    bench.serve(30, 0);
+    bench.facts = [DOWN, DOWN];
+    bench.serve(300, 0);
+    assert_eq!((bench.phase(), bench.share()), (Phase::Step, 100_000));
+    assert!(bench.waits_for().contains("lost their endpoints together"), "{}", bench.waits_for());
+    // One of them is seen to be back first.
+    bench.facts = [UP, DOWN];
+    bench.serve(10, 0);
+    assert_eq!((bench.phase(), bench.share()), (Phase::Step, 100_000));
+    bench.facts = [UP, UP];
+    bench.serve(2, 0);
+    assert_eq!(bench.share(), 500_000, "it goes on");
+    // Alone it is to blame, and so is one that does not come back.
+    bench.facts = [DOWN, DOWN];
+    bench.serve(2, 0);
+    bench.facts = [UP, DOWN];
+    bench.serve(29, 0);
+    assert_eq!(bench.phase(), Phase::Step);
+    bench.serve(2, 0);
+    assert_eq!(bench.phase(), Phase::RolledBack);
+    let mut bench = Bench::known(CANARY);
+    bench.serve(2, 0);
+    bench.facts = [DOWN, UP];
+    bench.serve(2, 0);
+    bench.facts = [UP, UP];
+    bench.serve(2, 0);
+    bench.facts = [UP, DOWN];
+    bench.serve(1, 0);
+    assert_eq!(bench.phase(), Phase::RolledBack);
+    // A switch alike.
+    let mut bench = Bench::new(BLUE_GREEN, None);
+    bench.serve(2, 0);
+    bench.order(Command::Switch).unwrap();
+    bench.facts = [DOWN, DOWN];
+    bench.serve(90, 0);
+    bench.facts = [UP, DOWN];
+    bench.serve(5, 0);
+    assert_eq!((bench.phase(), bench.share()), (Phase::Watch, 1_000_000));
+}

@@ -223,3 +223,14 @@ fn numbers_of_anybody_are_no_harm() {
         }
     }
 }
+
+#[test]
+fn an_attempt_that_has_counted_before_is_judged_on() {
+    let last = 7;
+    let mut bench = Bench::known(CANARY);
+    let routes = || vec!["site.route".to_owned()];
+    bench.machine = Machine::new(plan(CANARY), routes(), 1, last, None, Duration::ZERO, bench.wall);
+    assert!(bench.machine.setting().number > last);
+    bench.machine.adopt(plan(CANARY), routes(), 1, last + 9, bench.now);
+    assert!(bench.machine.setting().number > last + 9);
+}

@@ -4,6 +4,7 @@ mod asked;
 mod blue_green;
 mod canary;
 mod kept;
+mod meant;
 mod mirrored;
 
 use std::{sync::Arc, time::Duration};
@@ -65,7 +66,7 @@ impl Bench {
     fn new(text: &str, kept: Option<Progress>) -> Self {
         let wall: Timestamp = "2026-01-05T10:00:00Z".parse().unwrap();
         let routes = vec!["site.route".to_owned()];
-        let machine = Machine::new(plan(text), routes, 1, kept, Duration::ZERO, wall);
+        let machine = Machine::new(plan(text), routes, 1, 0, kept, Duration::ZERO, wall);
         Self {
             machine,
             now: Duration::ZERO,
@@ -149,7 +150,7 @@ impl Bench {
 
     fn adopt(&mut self, text: &str, fingerprint: u64) {
         let routes = vec!["site.route".to_owned()];
-        let events = self.machine.adopt(plan(text), routes, fingerprint, self.now);
+        let events = self.machine.adopt(plan(text), routes, fingerprint, 0, self.now);
         self.events.extend(events);
     }
 
