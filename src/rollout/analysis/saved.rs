@@ -17,6 +17,9 @@ use super::{
     strata::Strata,
 };
 
+/// Tolerances that differ by less are one: they are written in millionths, and read back from decimal digits.
+const LEAST_CHANGE: f64 = 1e-9;
+
 /// An analysis as it is kept. Made by [`Analysis::save`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
@@ -83,7 +86,12 @@ impl Saved {
     /// Whether it was judged by the same tolerances, on the same routes.
     pub fn is_of(&self, settings: &Settings, routes: &[String]) -> bool {
         self.is_of_routes(settings, routes)
-            && self.tolerances.is_none_or(|known| known == settings.tolerances())
+            && self.tolerances.is_none_or(|known| {
+                known
+                    .into_iter()
+                    .zip(settings.tolerances())
+                    .all(|(old, new)| (old - new).abs() < LEAST_CHANGE)
+            })
     }
 
     fn is_of_routes(&self, settings: &Settings, routes: &[String]) -> bool {
@@ -131,10 +139,10 @@ impl Analysis {
             .zip(old.into_iter().zip(tolerances));
         for (criterion, ((strata, test), (old, new))) in each.enumerate() {
             let before = test.evidence(criterion, old)?;
-            if new > old {
+            if new > old + LEAST_CHANGE {
                 continue;
             }
-            let is_same = is_of_routes && new >= old;
+            let is_same = is_of_routes && new > old - LEAST_CHANGE;
             *strata = if is_same {
                 before
             } else {

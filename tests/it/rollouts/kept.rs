@@ -150,7 +150,7 @@ fn a_file_that_would_move_all_requests_unseen_is_refused() {
             .replace("stable = \"v1\"", &format!("stable = \"{stable}\""));
         format!("{HEAD}{PROBES}{third}{rollout}")
     };
-    let refused = shop.edge.reload_with(&text("v1")).unwrap_err().to_string();
+    let refused = shop.edge.reload_with(&text("v1")).unwrap_err();
     assert!(refused.contains("has all requests of this rollout"), "{refused}");
     let before = shop.v2.requests();
     shop.edge.client().get("/").times(20).all_status(200);
