@@ -97,6 +97,8 @@ fn a_rollout_that_left_the_configuration_and_comes_back_is_judged_on() {
         let weighted = format!("endpoints = [{{ address = \"{{1}}\", weight = {weight} }}]");
         format!("{HEAD}{PROBES}{rollout}").replace("endpoints = [\"{1}\"]", &weighted)
     };
+    // What is counted at the end of each is left over.
+    let load = shop.edge.client().get("/").load(4).pause(Duration::from_millis(2)).start();
     // Each begins a new window, with a higher number.
     for weight in [2, 3, 4] {
         shop.edge.reload_with(&text(weight, CANARY)).unwrap();
@@ -105,7 +107,6 @@ fn a_rollout_that_left_the_configuration_and_comes_back_is_judged_on() {
     shop.edge.reload_with(&without).unwrap();
     shop.edge.reload_with(&text(4, CANARY)).unwrap();
     assert_eq!(shop.phase(), "step");
-    let load = shop.edge.client().get("/").load(4).pause(Duration::from_millis(2)).start();
     shop.v2.set_status(503);
     assert_eventually!(shop.phase() == "rolled_back");
     load.stop();
