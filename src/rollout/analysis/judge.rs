@@ -91,7 +91,7 @@ impl Analysis {
         (self.step, self.step_began, self.compared) = (step, now, 0);
     }
 
-    /// A new window begins: after a reload that touches the rollout's route or upstreams, or a pause. Nothing from before
+    /// A new window begins: after a reload that touches the rollout's route or upstreams. Nothing from before
     /// is compared with anything after; the evidence stays, since the error budget is one for the whole rollout. `step` is
     /// a new number, at least two above the last: late answers from before the window are then left out.
     pub fn begin_window(&mut self, now: Duration, step: u32) {
