@@ -67,7 +67,7 @@ pub(super) fn other_side(
     failure: &Failure,
     now: Instant,
 ) -> bool {
-    if !failure.is_of_upstream() {
+    if !failure.is_of_upstream() || ctx.tries.fallback.is_some() {
         return false;
     }
     if let Some(trial) = &mut ctx.tries.trial {

@@ -203,6 +203,8 @@ impl Live {
                 inner.kept.insert(name, gone.machine.keep());
             }
             let Inner { kept, rollouts, .. } = &mut *inner;
+            let gone = kept.iter_mut().filter(|(name, _)| !rollouts.contains_key(*name));
+            gone.for_each(|(_, progress)| progress.leave());
             kept::bound(kept, |name| rollouts.contains_key(name));
         }
         self.tell(&events);

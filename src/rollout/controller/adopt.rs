@@ -37,6 +37,9 @@ impl Machine {
             self.progress.live = None;
             self.progress.reason = None;
         }
+        if self.progress.live != plan.candidate {
+            self.progress.leave();
+        }
         // Without a candidate everything goes to the stable, and the state waits for the file to come back.
         let Some(candidate) = &plan.candidate else { return };
         if self.progress.is_of_blue_green() {
@@ -48,9 +51,15 @@ impl Machine {
         }
         let past = plan.revision.as_ref().and_then(|revision| self.progress.past_of(revision));
         let past = past.filter(|past| past.ended != Ended::Replaced).cloned();
-        if past.is_none() && self.progress.phase == Phase::Promoted {
-            // To begin would take all requests from what has them.
-            self.standstill = self.still_promoted();
+        // To begin, or to go on with what was promoted before, would take all requests from what has them. What was taken back is at
+        // 0 whatever has become of others.
+        let moves = |live: &&Name| {
+            past.as_ref().is_none_or(|past| {
+                past.ended == Ended::Promoted && past.live.as_ref() != Some(*live)
+            })
+        };
+        if let Some(live) = self.progress.promoted().filter(moves) {
+            self.standstill = Some(Hold::StillPromoted { live: live.clone() });
             return;
         }
         self.put_away();
@@ -74,8 +83,10 @@ impl Machine {
 
     /// The file names a revision again, of which is known how it ended.
     fn come_back(&mut self, past: &Past, candidate: &Name) {
+        // A later promotion of something else has taken the place of an earlier one.
+        let is_last = self.progress.last_promoted().is_none_or(|last| last == &past.revision);
         match (past.ended, &past.live) {
-            (Ended::Promoted, Some(live)) if live == candidate => {
+            (Ended::Promoted, Some(live)) if live == candidate && is_last => {
                 self.progress.phase = Phase::Promoted;
                 self.progress.live = Some(live.clone());
             }
@@ -103,6 +114,7 @@ impl Machine {
             }
         }
         if own == upstreams {
+            self.progress.is_out_of_force = false;
             self.find_step();
             return;
         }
@@ -113,10 +125,17 @@ impl Machine {
         });
     }
 
-    /// Blue-green ends. What was live is live on, where the new plan has it.
+    /// Blue-green ends. What was live is live on, where the new plan has it; a promotion from before it that a person has switched
+    /// away from is over.
     fn leave_blue_green(&mut self, candidate: &Name) {
-        let before = std::mem::take(&mut self.progress);
+        let mut before = std::mem::take(&mut self.progress);
         let live = before.live.filter(|live| live == candidate);
+        if live.is_none() {
+            let promoted = before.past.iter_mut().filter(|past| past.ended == Ended::Promoted);
+            promoted
+                .filter(|past| past.live.as_ref() == Some(candidate))
+                .for_each(|past| past.ended = Ended::TakenBack);
+        }
         let phase = if live.is_some() { Phase::Promoted } else { Phase::Steady };
         self.progress = Progress { phase, live, past: before.past, ..Progress::default() };
         self.analysis = Analysis::new(&self.settings);
@@ -142,14 +161,18 @@ impl Machine {
             (self.progress.target, self.progress.is_paused) = (None, false);
             self.analysis = Analysis::new(&self.settings);
         }
+        let other = [&plan.stable, candidate]
+            .into_iter()
+            .find(|side| self.progress.live.as_ref() != Some(side));
+        if self.progress.returns_to.as_ref().is_some_and(|before| Some(before) != other) {
+            // Nobody has looked at what is the other side now: nothing returns to it by itself.
+            self.progress.phase = Phase::Live;
+            (self.progress.returns_to, self.progress.is_paused) = (None, false);
+            self.analysis = Analysis::new(&self.settings);
+        }
         // What the file says counts once, where nothing is known. Then a person switches.
         let live = self.progress.live.take().filter(is_side);
         self.progress.live = live.or_else(|| Some(blue_green.live.clone()));
-    }
-
-    /// What keeps another revision from beginning: a candidate that has all requests, which the file does not say.
-    pub(super) fn still_promoted(&self) -> Option<Hold> {
-        self.progress.live.clone().map(|live| Hold::StillPromoted { live })
     }
 
     /// Why this plan must not come into force now, if so: it would take all requests at once from what a person has decided to
@@ -157,6 +180,10 @@ impl Machine {
     pub(in crate::rollout) fn objection(&self, plan: &RolloutConfig) -> Option<String> {
         let candidate = plan.candidate.as_ref()?;
         let live = self.progress.live.as_ref().filter(|_| self.file_differs())?;
+        if self.upstream_of(self.live_side()) != *live {
+            // It has none: the plan in force does not name it either.
+            return None;
+        }
         let is_side = *live == plan.stable || live == candidate;
         let undo = match self.plan.strategy {
             Strategy::BlueGreen(_) => "`switch` to the other side",

@@ -133,6 +133,7 @@ impl Machine {
 
     fn end_watch(&mut self) {
         self.progress.phase = Phase::Live;
+        self.progress.returns_to = None;
         self.progress.is_paused = false;
         self.hold = None;
         self.baseline.clear();
@@ -144,6 +145,7 @@ impl Machine {
         let upstream = self.upstream_of(side);
         self.set_live(&upstream);
         self.progress.phase = Phase::Watch;
+        self.progress.returns_to = Some(self.upstream_of(side.other()));
         (self.progress.passed, self.progress.compared_before) = (Duration::ZERO, 0);
         self.next_number(now);
         self.baseline.begin(now);

@@ -172,6 +172,9 @@ impl Machine {
         is_touched |= last > self.number;
         self.number = self.number.max(last);
         let (before, live_before) = (self.place(), self.upstream_of(self.live_side()));
+        // In blue-green another revision is no other attempt for a person, but its counters know of no latencies yet.
+        is_touched |=
+            matches!(plan.strategy, Strategy::BlueGreen(_)) && self.plan.revision != plan.revision;
         let sides = |plan: &RolloutConfig| (plan.stable.clone(), plan.candidate.clone());
         if sides(&self.plan) != sides(&plan) {
             self.was_up = [false; 2];
@@ -334,7 +337,7 @@ impl Machine {
                 let step = self.plan.strategy.steps().get(self.progress.step);
                 step.map_or((nothing, false), |step| (step.share, true))
             }
-            (_, Phase::Promoted) => (Percent::ALL, true),
+            _ if self.progress.promoted().is_some() => (Percent::ALL, true),
             _ => (nothing, false),
         };
         let is_mirrored = self.progress.phase == Phase::Mirror && self.has_attempt();
@@ -388,7 +391,7 @@ impl Machine {
     /// Whether the file says something else than what is in force, which holds only as long as the state is kept.
     pub(in crate::rollout) fn file_differs(&self) -> bool {
         match &self.plan.strategy {
-            Strategy::Canary(_) | Strategy::Mirror(_) => self.progress.phase == Phase::Promoted,
+            Strategy::Canary(_) | Strategy::Mirror(_) => self.progress.promoted().is_some(),
             Strategy::BlueGreen(plan) => {
                 let live = self.progress.live.as_ref().filter(|_| self.plan.candidate.is_some());
                 live.is_some_and(|live| *live != plan.live)
@@ -425,7 +428,7 @@ impl Machine {
     /// Where it is, as far as the plan is concerned.
     pub(in crate::rollout) fn shown_phase(&self) -> Phase {
         match self.progress.phase {
-            Phase::Promoted => Phase::Promoted,
+            Phase::Promoted if !self.progress.is_out_of_force => Phase::Promoted,
             _ if self.standstill.is_some() => Phase::NotStarted,
             phase => phase,
         }

@@ -127,8 +127,14 @@ pub(in crate::rollout) struct Progress {
     pub is_resumed: bool,
     /// The upstream that serves: of a canary where it is not the file that says so, of blue-green always.
     pub live: Option<Name>,
+    /// What was promoted does not have the requests: a file has given them to its stable without naming it, or the rollout was not
+    /// in the file.
+    #[serde(default)]
+    pub is_out_of_force: bool,
     /// Blue-green: the upstream that is to be live next.
     pub target: Option<Name>,
+    /// Blue-green, in a watch: the upstream that was live before it.
+    pub returns_to: Option<Name>,
     /// Why it is where it is.
     pub reason: Option<Reason>,
     pub(super) past: Vec<Past>,
@@ -158,9 +164,25 @@ impl Progress {
         self.past.drain(..excess);
     }
 
+    /// What was promoted, where it has all requests and it is not the file that says so.
+    pub(super) fn promoted(&self) -> Option<&Name> {
+        self.live.as_ref().filter(|_| self.phase == Phase::Promoted && !self.is_out_of_force)
+    }
+
+    /// A configuration without the rollout is in force: what was promoted has nothing by it.
+    pub(in crate::rollout) fn leave(&mut self) {
+        self.is_out_of_force |= self.phase == Phase::Promoted;
+    }
+
     /// Whether it is the state of blue-green.
     pub(super) fn is_of_blue_green(&self) -> bool {
         matches!(self.phase, Phase::Live | Phase::Watch) || self.target.is_some()
+    }
+
+    /// The revision that was promoted last.
+    pub(super) fn last_promoted(&self) -> Option<&Name> {
+        let last = self.past.iter().rev().find(|past| past.ended == Ended::Promoted);
+        last.map(|past| &past.revision)
     }
 
     pub(super) fn past_of(&self, revision: &Name) -> Option<&Past> {

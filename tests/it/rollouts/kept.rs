@@ -136,7 +136,8 @@ fn what_could_not_be_written_down_is_written_later() {
     assert!(refused.text().contains("can't be written down"), "{}", refused.text());
     assert_eq!(phase(&edge), "aborted", "it is in force");
     std::fs::remove_dir_all(&file).unwrap();
-    assert_eventually!(kept().contains("\"aborted\""));
+    // It is tried again every five seconds.
+    assert_eventually!(kept().contains("\"aborted\""), within Duration::from_secs(30));
 }
 
 #[test]

@@ -173,11 +173,15 @@ fn a_plan_without_what_has_all_requests_is_objected_to() {
     for text in [canary("v1", "v3", "r1"), canary("v1", "v3", "r2")] {
         let objection = bench.objection(&text);
         assert!(objection.contains("`stable = \"v2\"`, or `abort` it first"), "{objection}");
-        // An edge that is started with it can't but go by the file; nothing begins.
-        let mut again = bench.restart(&text);
-        again.serve(100, 0);
-        assert_eq!(again.standing(), (Phase::Promoted, 0, true));
     }
+    // An edge that is started with it can't but go by the file. No reload is refused for that.
+    let mut again = bench.restart(&canary("v1", "v3", "r1"));
+    again.serve(100, 0);
+    assert_eq!(again.standing(), (Phase::NotStarted, 0, false));
+    let mut again = bench.restart(&canary("v1", "v3", "r2"));
+    again.serve(2, 0);
+    assert_eq!(again.standing(), (Phase::Step, 100_000, false));
+    assert_eq!(again.objection(&canary("v1", "v4", "r3")), "");
     for text in [
         canary("v2", "v3", "r2"),
         canary("v1", "v2", "r2"),
@@ -193,4 +197,72 @@ fn a_plan_without_what_has_all_requests_is_objected_to() {
     assert!(bench.objection(&other).contains("`switch` to the other side first"));
     bench.adopt(&blue_green("v2"), 1);
     assert_eq!(bench.objection(&other), "");
+}
+
+#[test]
+fn what_a_file_has_taken_its_requests_from_gets_them_by_no_new_revision() {
+    let without = "stable = \"v1\"\n";
+    let mut bench = promoted();
+    bench.adopt(without, 2);
+    bench.serve(2, 0);
+    assert_eq!((bench.share(), bench.machine.file_differs()), (0, false));
+    assert_eq!(bench.objection(&canary("v1", "v3", "r2")), "", "v1 has all of them already");
+    let mut restarted = bench.restart(without);
+    let mut gone = promoted().machine.keep();
+    gone.leave();
+    let mut returned = Bench::new(&canary("v1", "v2", "r2"), Some(gone));
+    returned.serve(2, 0);
+    assert_eq!(returned.standing(), (Phase::Step, 100_000, false), "it was not in the file");
+    for bench in [&mut bench, &mut restarted] {
+        bench.adopt(&canary("v1", "v2", "r2"), 1);
+        assert_eq!(bench.standing(), (Phase::Preflight, 0, false));
+        bench.serve(2, 0);
+        assert_eq!(bench.standing(), (Phase::Step, 100_000, false));
+        // The file from before says what was so then.
+        bench.adopt(CANARY, 1);
+        assert_eq!(bench.standing(), (Phase::Promoted, 1_000_000, true));
+    }
+}
+
+#[test]
+fn an_earlier_promotion_takes_nothing_from_a_later_one() {
+    let mut bench = promoted();
+    bench.adopt(&canary("v2", "v1", "r2"), 1);
+    bench.serve(5, 0);
+    bench.order(Command::Promote).unwrap();
+    assert_eq!(bench.standing(), (Phase::Promoted, 1_000_000, true));
+    bench.adopt(CANARY, 1);
+    bench.serve(2, 0);
+    assert_eq!(bench.machine.upstream_of(bench.machine.live_side()), "v1".parse().unwrap());
+    // What a person has switched away from in blue-green is over.
+    let mut bench = promoted();
+    bench.adopt(&blue_green("v1"), 1);
+    bench.serve(2, 0);
+    bench.order(Command::Switch).unwrap();
+    assert_eq!(bench.share(), 0);
+    bench.adopt(CANARY, 1);
+    bench.serve(2, 0);
+    assert_eq!(bench.standing(), (Phase::RolledBack, 0, false));
+}
+
+#[test]
+fn nothing_returns_to_a_side_that_another_file_has_put_there() {
+    let next = blue_green("v2").replace("v1", "v3");
+    let next =
+        next.replace("stable = \"v3\"\ncandidate = \"v2\"", "stable = \"v2\"\ncandidate = \"v3\"");
+    let mut bench = Bench::new(&blue_green("v1"), None);
+    bench.serve(5, 0);
+    bench.order(Command::Switch).unwrap();
+    assert_eq!(bench.phase(), Phase::Watch);
+    bench.adopt(&blue_green("v2"), 1);
+    assert_eq!(bench.phase(), Phase::Watch, "the same sides");
+    let mut again = bench.restart(&next);
+    bench.adopt(&next, 2);
+    for bench in [&mut bench, &mut again] {
+        assert_eq!(bench.standing(), (Phase::Live, 0, false));
+        assert!(bench.order(Command::Abort).is_err());
+        bench.facts = [DOWN, UP];
+        bench.serve(60, 0);
+        assert_eq!(bench.standing(), (Phase::Live, 0, false));
+    }
 }

@@ -92,6 +92,8 @@ struct Shared {
     is_resetting: AtomicBool,
     /// One of so many requests fails; none where it is 0.
     failing: AtomicU64,
+    /// So that no two origins fail the same ones.
+    failing_seed: u64,
     failed: AtomicU64,
     /// Grows with each [`Origin::stop`]: web sockets, which outlive their connection's task, end then.
     stops: watch::Sender<u64>,
@@ -147,6 +149,7 @@ impl Origin {
             is_hanging: watch::Sender::new(false),
             is_resetting: AtomicBool::new(options.reset_before_head),
             failing: AtomicU64::new(0),
+            failing_seed: fastrand::u64(..),
             failed: AtomicU64::new(0),
             stops: watch::Sender::new(0),
             requests: AtomicU64::new(0),

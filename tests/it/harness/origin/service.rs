@@ -123,7 +123,7 @@ pub(super) async fn answer(
 /// that nothing else that goes by turns falls in with it.
 fn fails(shared: &Shared, number: u64) -> bool {
     let one_of = shared.failing.load(Ordering::SeqCst);
-    let hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    let hash = (number ^ shared.failing_seed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     one_of > 0 && hash.wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32 < (1 << 32) / one_of
 }
 
