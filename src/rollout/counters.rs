@@ -66,10 +66,15 @@ impl Cell {
     }
 }
 
-/// A part of a stratum's counts: by step and side.
+/// A part of a stratum's counts.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Part([[Cell; SIDES]; STEPS]);
+struct Part {
+    /// By step and side.
+    cells: [[Cell; SIDES]; STEPS],
+    /// Times to the first byte, by side; made with the first one.
+    times: [OnceLock<Times>; SIDES],
+}
 
 /// The counts of a route.
 #[derive(Debug)]
@@ -77,8 +82,6 @@ struct Stratum {
     parts: Box<[Part]>,
     /// The p95 and p99 that answers are compared with, in microseconds; 0 is none.
     thresholds: AtomicU64,
-    /// Times to the first byte, by side.
-    times: [Times; SIDES],
 }
 
 impl Stratum {
@@ -86,8 +89,17 @@ impl Stratum {
         Self {
             parts: (0..SHARDS).map(|_| Part::default()).collect(),
             thresholds: AtomicU64::new(0),
-            times: std::array::from_fn(|_| Times::default()),
         }
+    }
+
+    /// The times of a side since the last time.
+    fn collect_times(&self, side: Side) -> LatencyCounts {
+        let mut sum = LatencyCounts::default();
+        let parts = self.parts.iter().filter_map(|part| part.times.get(side as usize)?.get());
+        for times in parts {
+            sum.add(&times.collect());
+        }
+        sum
     }
 }
 
@@ -131,11 +143,8 @@ impl Counters {
         let is_counted = self.steps.get(place).is_some_and(|of| of.load(Ordering::Relaxed) == step);
         let Some(stratum) = self.strata.get(stratum).filter(|_| is_counted) else { return false };
         let stratum = stratum.get_or_init(Stratum::new);
-        let cell = stratum
-            .parts
-            .get(shard())
-            .and_then(|part| part.0.get(place))
-            .and_then(|sides| sides.get(side as usize));
+        let Some(part) = stratum.parts.get(shard()) else { return false };
+        let cell = part.cells.get(place).and_then(|sides| sides.get(side as usize));
         let Some(cell) = cell else { return false };
         let add = |counter: &AtomicU32| counter.fetch_add(1, Ordering::Relaxed);
         match outcome {
@@ -148,7 +157,8 @@ impl Counters {
             Outcome::Success(after) => {
                 add(&cell.successes);
                 stratum.compare(cell, after);
-                let times = stratum.times.get(side as usize);
+                let times = part.times.get(side as usize);
+                let times = times.map(|times| times.get_or_init(Times::default));
                 if let Some(bucket) =
                     times.and_then(|times| times.0.get(LatencyCounts::bucket_of(after)))
                 {
@@ -196,7 +206,7 @@ impl Counters {
         let mut sides = Sides::default();
         let Some(stratum) = self.strata.get(stratum).and_then(OnceLock::get) else { return sides };
         for part in &stratum.parts {
-            let Some([stable, candidate]) = part.0.get(place) else { continue };
+            let Some([stable, candidate]) = part.cells.get(place) else { continue };
             stable.collect_into(&mut sides.stable);
             candidate.collect_into(&mut sides.candidate);
         }
@@ -208,8 +218,9 @@ impl Counters {
         let strata = self.strata.iter().enumerate();
         strata
             .filter_map(|(place, stratum)| {
-                let [stable, candidate] = &stratum.get()?.times;
-                let (stable, candidate) = (stable.collect(), candidate.collect());
+                let stratum = stratum.get()?;
+                let (stable, candidate) =
+                    (stratum.collect_times(Side::Stable), stratum.collect_times(Side::Candidate));
                 (stable.total() + candidate.total() > 0).then_some((place, stable, candidate))
             })
             .collect()
