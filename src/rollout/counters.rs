@@ -13,17 +13,15 @@ use std::{
 };
 
 use super::{
-    analysis::{LatencyCounts, Outcomes, Sides, Thresholds},
+    analysis::{LatencyCounts, MOST_STRATA, Outcomes, Sides, Thresholds},
     dial::{SHARDS, Side, shard},
 };
 
-/// Routes that are told apart; further ones count as the last ([`stratum_of`]).
-pub(super) const MOST_STRATA: usize = 64;
 /// Steps at a time.
 const STEPS: usize = 4;
 const SIDES: usize = 2;
 
-/// The stratum of a route, by its number.
+/// The stratum of a route, by its number: routes beyond [`MOST_STRATA`] count as the last.
 pub(super) fn stratum_of(number: usize) -> usize {
     number.min(MOST_STRATA - 1)
 }

@@ -36,6 +36,7 @@ pub use bounds::{Bounds, bounds};
 pub use counts::{Batch, Mismatch, Outcomes, Sides, Window};
 pub use judge::Analysis;
 pub use saved::Saved;
+pub(super) use settings::MOST_STRATA;
 pub use settings::{Settings, SettingsError};
 pub use threshold::{LatencyCounts, Thresholds};
 pub use verdict::{Criterion, Finding, Goal, Scope, Verdict, Waiting};

@@ -3,7 +3,7 @@
 use crate::types::defaults;
 
 /// Strata at most: bounds the memory, and the budget that is left for each.
-pub(super) const MOST_STRATA: usize = 64;
+pub(in crate::rollout) const MOST_STRATA: usize = 64;
 
 /// Shares of the error budget: failures, p95, p99. They add up to 1.
 pub(super) const SHARES: [f64; 3] = [0.6, 0.3, 0.1];

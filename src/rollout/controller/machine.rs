@@ -14,8 +14,8 @@ use super::{
 use crate::{
     rollout::{
         analysis::{
-            Analysis, Batch, Finding, LatencyCounts, Outcomes, Scope, Settings, Sides, Thresholds,
-            Window,
+            Analysis, Batch, Finding, LatencyCounts, MOST_STRATA, Outcomes, Scope, Settings, Sides,
+            Thresholds, Window,
         },
         checks::Standing,
         dial::Side,
@@ -526,7 +526,6 @@ fn go_on_judging(
 }
 
 fn settings_of(plan: &RolloutConfig, routes: usize) -> Settings {
-    let most = crate::rollout::counters::MOST_STRATA;
     // The parser has checked the rest.
-    plan.analysis.settings(routes.min(most)).unwrap_or_default()
+    plan.analysis.settings(routes.min(MOST_STRATA)).unwrap_or_default()
 }

@@ -59,7 +59,10 @@ impl Core {
         self.leave(|label| taken.contains(label));
         // The new process decides from here on, and begins with what this one writes down.
         let rollouts = self.live.rollouts.clone();
-        spawn_blocking(move || rollouts.stop()).await.map_err(io::Error::other)?;
+        if spawn_blocking(move || rollouts.stop()).await.is_err() {
+            // The sockets are the other's already: there is no way back.
+            warn!("what is decided of rollouts could not be written down");
+        }
         info!(process = channel.peer, listeners = taken.len(), "handed over");
         // Before the new process speaks for the service itself.
         self.options.systemd.main_process_is(channel.peer);
